@@ -1,0 +1,1 @@
+"""Grid, runs, results, statistics, leaderboard and report."""

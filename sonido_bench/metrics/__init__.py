@@ -1,0 +1,1 @@
+"""Scores as pure functions; the reference comes first, the estimate second."""

@@ -1,0 +1,1 @@
+"""Task networks in plain torch."""

@@ -1,0 +1,5 @@
+"""One LightningModule per task; each is its own feature-free baseline with ``extractor=None``."""
+
+if __name__ != "sonido_bench.tasks":
+    # A second import under another name would make second class objects, and would shadow a user's own package.
+    raise ImportError(f"import sonido_bench.tasks, not {__name__}")
