@@ -32,7 +32,7 @@ class TargetBatch(AudioBatch):
     """A batch with one target per clip (tagging)."""
 
     target: Tensor
-    """Multi-label: ``(batch, classes)`` float 0/1; classes: ``(batch,)`` long; regression: ``(batch, outputs)`` float."""
+    """Labels: ``(batch, classes)`` float 0/1; one class: ``(batch,)`` long; values: ``(batch, outputs)`` float."""
 
 
 class NoteBatch(AudioBatch):

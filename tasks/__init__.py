@@ -3,3 +3,9 @@
 if __name__ != "sonido_bench.tasks":
     # A second import under another name would make second class objects, and would shadow a user's own package.
     raise ImportError(f"import sonido_bench.tasks, not {__name__}")
+
+from sonido_bench.tasks.base import FeatureTask
+from sonido_bench.tasks.tagging import TaggingTask
+from sonido_bench.tasks.transcription import TranscriptionTask
+
+__all__ = ["FeatureTask", "TaggingTask", "TranscriptionTask"]

@@ -11,7 +11,17 @@ from sonido_bench.errors import ResultError
 from sonido_bench.files import write_json
 from sonido_bench.metrics.metric import Metric
 
-__all__ = ["SCHEMA", "Cost", "Items", "Parameters", "Result", "load_result", "load_results", "result_path", "save_result"]
+__all__ = [
+    "SCHEMA",
+    "Cost",
+    "Items",
+    "Parameters",
+    "Result",
+    "load_result",
+    "load_results",
+    "result_path",
+    "save_result",
+]
 
 SCHEMA = 1
 """Raised whenever the meaning of a field or of a metric changes."""
@@ -111,7 +121,9 @@ def save_result(folder: Path, result: Result) -> Path:
     try:
         write_json(path, {"schema": SCHEMA, **asdict(result)})
     except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}; free some space or choose another --results folder") from error
+        raise ResultError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another --results folder"
+        ) from error
     return path
 
 
@@ -128,7 +140,7 @@ def load_result(path: Path) -> Result:
     schema = raw.pop("schema", None) if isinstance(raw, dict) else None
     if schema != SCHEMA:
         raise ResultError(
-            f"{path} has result schema {schema}, expected {SCHEMA}; move it away, or read it with the version that wrote it"
+            f"{path} has result schema {schema}, expected {SCHEMA}; move it away, or read it with its own version"
         )
     try:
         return Result(
@@ -151,7 +163,8 @@ def load_results(folder: Path) -> list[Result]:
     Raises:
         ResultError: If there is no result, or one cannot be read.
     """
-    paths = sorted((folder / "runs").glob("*.json"))
+    # a hidden file is one that was being written when its process was killed
+    paths = sorted(path for path in (folder / "runs").glob("*.json") if not path.name.startswith("."))
     if not paths:
         raise ResultError(f"no results in {folder / 'runs'}; run `sonido-bench run BENCHMARK.yaml` first")
     return sorted((load_result(path) for path in paths), key=lambda result: result.experiment)

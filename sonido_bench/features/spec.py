@@ -46,6 +46,11 @@ class StreamSpec:
     hop_length: int
     first_centre: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse widths and hops that are not positive."""
+        if self.dim < 1 or self.hop_length < 1:
+            raise ValueError(f"dim and hop_length must be at least 1, got {self.dim} and {self.hop_length}")
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -59,6 +64,11 @@ class FeatureSpec:
     sample_rate: int
     streams: Mapping[str, StreamSpec]
 
+    def __post_init__(self) -> None:
+        """Refuse a spec that promises nothing."""
+        if self.sample_rate < 1 or not self.streams:
+            raise ValueError(f"expected a sample rate and streams, got {self.sample_rate} Hz and {dict(self.streams)}")
+
     def frame_rate(self, stream: str) -> float:
         """Return the frames per second (Hz) of a stream."""
         return self.sample_rate / self.streams[stream].hop_length
@@ -66,6 +76,19 @@ class FeatureSpec:
     def grid(self, stream: str) -> FrameGrid:
         """Return where the frames of a stream lie in time."""
         return FrameGrid(self.frame_rate(stream), self.streams[stream].first_centre)
+
+    def frames(self, stream: str, samples: int) -> int:
+        """Return how many frames a stream has for so many samples: ``ceil(samples / hop_length)``.
+
+        Every hop that was begun gives a frame, wherever in it the frame's centre lies. The count is additive over
+        whole hops, which lets windows of a long recording be stitched without a seam.
+        """
+        return -(-samples // self.streams[stream].hop_length)
+
+    @property
+    def common_hop(self) -> int:
+        """Least common multiple of the streams' hops, in samples: where windows may start."""
+        return math.lcm(*(stream.hop_length for stream in self.streams.values()))
 
     @property
     def dims(self) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""Music made on the spot from a seed: composer, synthesiser, effects and the folder that they fill."""

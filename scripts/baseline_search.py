@@ -1,0 +1,174 @@
+"""How strong is the baseline? Change one option of it at a time and look at validation.
+
+Every task of a benchmark is trained without features under each candidate, on seeds that the benchmark does not use.
+A candidate that beats the benchmark file's own setting by more than the noise belongs into the file. The test set is
+never read. Interrupted searches resume.
+
+    python scripts/baseline_search.py quick --workspace results/search
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import lightning.pytorch as pl
+
+from sonido_bench.benchmark.config import BenchmarkConfig, Budget, ClassConfig, TaskConfig, load_benchmark
+from sonido_bench.benchmark.history import History
+from sonido_bench.benchmark.instantiate import build_data, build_task
+from sonido_bench.benchmark.plan import make_plan, open_data
+from sonido_bench.benchmark.tracking import NoTracker
+from sonido_bench.benchmark.training import attach_features, train
+from sonido_bench.benchmark.workspace import Workspace
+from sonido_bench.features.cache import FeatureCache
+from sonido_bench.files import sha256_json, write_json
+from sonido_bench.launch.pool import worker_pool
+from sonido_bench.launch.progress import PhaseProgress
+
+SEEDS = (100, 101, 102)
+
+TAGGING: dict[str, list[Any]] = {
+    "learning_rate": [1e-3, 2e-3, 5e-3],
+    "width": [64, 128, 256],
+    "layers": [0, 1, 2],
+    "kernel_size": [1, 3, 7],
+    "pooling": ["attention", "mean", "attention_mean_max"],
+    "weight_decay": [1e-2, 1e-1, 1.0],
+    "token_out": [0.0, 0.2, 0.5],
+    "dropout": [0.2, 0.5, 0.7],
+    "max_steps": [200, 400, 800],
+    "front_end.pool": [4, 16, 64],
+    "front_end.n_fft": [2048, 4096, 8192],
+    "front_end.num_mels": [128, 229],
+}
+CANDIDATES: dict[str, dict[str, list[Any]]] = {
+    "instruments": TAGGING,
+    "key": TAGGING,
+    "transcription": {
+        "learning_rate": [1e-3, 2e-3, 4e-3],
+        "width": [128, 256, 512],
+        "context": [1, 2, 4, 8],
+        "dropout": [0.1, 0.3],
+        "max_steps": [150, 300, 600],
+        "front_end.n_fft": [1024, 2048, 4096],
+    },
+}
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Train one candidate and write its validation score."""
+
+    config: BenchmarkConfig
+    task: TaskConfig
+    fraction: float
+    seed: int
+    workspace: Workspace
+
+    @property
+    def label(self) -> str:
+        """What the progress bar shows."""
+        return f"{self.task.name} {self.fraction:g} {self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """Where the score is kept; the same candidate is never trained twice."""
+        task = (self.task.name, self.task.model.class_path, dict(self.task.model.init_args), vars(self.task.budget))
+        return (
+            self.workspace.results
+            / f"{sha256_json([*task, dict(self.config.data.init_args), self.fraction, self.seed])}.json"
+        )
+
+    def __call__(self) -> None:
+        """Train without features and keep the best validation score."""
+        pl.seed_everything(self.seed, verbose=False)
+        task = build_task(self.task, None)
+        data = build_data(self.config, self.task, task.target, self.fraction, self.seed)
+        data.setup(None)
+        attach_features(task, data, FeatureCache(self.workspace.cache))
+        best = train(task, data, self.task.budget, self.path.with_suffix(""), History(NoTracker()))
+        write_json(self.path, {"score": best.score, "step": best.step})
+
+
+def candidates(task: TaskConfig) -> Iterator[tuple[str, Any, TaskConfig]]:
+    """Yield option, value and the task with that one option changed."""
+    for option, values in CANDIDATES[task.name].items():
+        for value in values:
+            yield option, value, changed(task, option, value)
+
+
+def changed(task: TaskConfig, option: str, value: Any) -> TaskConfig:
+    """Return the task with one option set: of its budget, its front end or its model."""
+    if option in vars(task.budget):
+        return replace(task, budget=Budget(**{**vars(task.budget), option: value}))
+    arguments = dict(task.model.init_args)
+    if option.startswith("front_end."):
+        front_end = arguments["front_end"]
+        init_args = {**front_end["init_args"], option.removeprefix("front_end."): value}
+        arguments["front_end"] = {**front_end, "init_args": init_args}
+    else:
+        arguments[option] = value
+    return replace(task, model=ClassConfig(task.model.class_path, arguments))
+
+
+def scores(jobs: list[SearchJob]) -> str:
+    """Return mean and standard deviation over seeds, from the score files."""
+    values = [json.loads(job.path.read_text())["score"] for job in jobs]
+    return f"{mean(values):.3f} ± {stdev(values):.3f}"
+
+
+def extract(config: BenchmarkConfig, tasks: list[TaskConfig], workspace: Workspace, pool: Any) -> None:
+    """Extract the front ends of all candidates."""
+    for task in tasks:
+        single = replace(config, tasks={task.name: task}, arms=["none"])
+        plan = make_plan(single, workspace, open_data(single))
+        pool.run(plan.extractions, lambda label: None)
+
+
+def main() -> None:
+    """Search and print a Markdown table per task."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark", nargs="?", default="quick")
+    parser.add_argument("--workspace", type=Path, default=Path("results/search"))
+    parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--options", nargs="+")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    config = load_benchmark(arguments.benchmark)
+    workspace = Workspace(arguments.workspace, Path("cache/features"))
+    tasks = [task for name, task in config.tasks.items() if not arguments.tasks or name in arguments.tasks]
+    grid = [
+        (task, option, value, candidate)
+        for task in tasks
+        for option, value, candidate in candidates(task)
+        if not arguments.options or option in arguments.options
+    ]
+    table: Mapping[tuple[str, str, str], dict[float, list[SearchJob]]] = {
+        (task.name, option, str(value)): {
+            fraction: [SearchJob(config, candidate, fraction, seed, workspace) for seed in SEEDS]
+            for fraction in config.fractions
+        }
+        for task, option, value, candidate in grid
+    }
+    jobs = {
+        job.path: job for row in table.values() for column in row.values() for job in column if not job.path.exists()
+    }
+    with worker_pool(arguments.workers) as pool, PhaseProgress("search", len(jobs)) as progress:
+        extract(config, [candidate for *_, candidate in grid], workspace, pool)
+        pool.run(list(jobs.values()), progress.advance)
+    for name in dict.fromkeys(task.name for task in tasks):
+        print(
+            f"\n{name}\n\n| option | value | " + " | ".join(f"{fraction:.0%}" for fraction in config.fractions) + " |"
+        )
+        print("| --- | --- |" + " --- |" * len(config.fractions))
+        for (task_name, option, value), columns in table.items():
+            if task_name == name:
+                print(f"| {option} | {value} | " + " | ".join(scores(column) for column in columns.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()

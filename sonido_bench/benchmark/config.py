@@ -1,0 +1,218 @@
+"""A benchmark as a YAML file: which tasks, data, arms, fractions and seeds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from sonido_bench.benchmark.experiment import BASELINE, Experiment
+from sonido_bench.errors import ConfigError
+from sonido_bench.files import sha256_json
+
+__all__ = ["BenchmarkConfig", "Budget", "ClassConfig", "Selection", "TaskConfig", "config_hash", "load_benchmark"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ClassConfig:
+    """A class and its constructor's arguments, as LightningCLI writes them."""
+
+    class_path: str
+    init_args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What both halves of a pair may spend.
+
+    Attributes:
+        batch_size: Clips per step.
+        max_steps: Optimiser steps at most.
+        validate_every: Steps between two validations.
+        patience: Validations without improvement after which training stops.
+    """
+
+    batch_size: int
+    max_steps: int
+    validate_every: int
+    patience: int
+
+    def __post_init__(self) -> None:
+        """Refuse budgets that train nothing."""
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"budget.{name} must be a positive whole number, got {value!r}")
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One task of a benchmark: the task model (without its extractor) and its budget."""
+
+    name: str
+    network: str
+    model: ClassConfig
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A part of the grid, from the command line; ``None`` keeps all."""
+
+    tasks: Sequence[str] | None = None
+    arms: Sequence[str] | None = None
+    fractions: Sequence[float] | None = None
+    seeds: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """A benchmark: the grid of tasks x arms x fractions x seeds over one data set."""
+
+    name: str
+    data: ClassConfig
+    tasks: Mapping[str, TaskConfig]
+    arms: Sequence[str]
+    fractions: Sequence[float]
+    seeds: Sequence[int]
+
+    def experiments(self, dataset: str) -> list[Experiment]:
+        """Return the grid, seed by seed, so that an interrupted benchmark holds whole pairs."""
+        return [
+            Experiment(task.name, task.network, dataset, arm, fraction, seed)
+            for seed, task, fraction, arm in product(self.seeds, self.tasks.values(), self.fractions, self.arms)
+        ]
+
+    def select(self, selection: Selection) -> "BenchmarkConfig":
+        """Return the benchmark restricted to a part of its grid; the baseline always stays.
+
+        Raises:
+            ConfigError: If a name is not in the grid.
+        """
+        arms = _subset("arm", selection.arms, self.arms)
+        return BenchmarkConfig(
+            self.name,
+            self.data,
+            {name: self.tasks[name] for name in _subset("task", selection.tasks, list(self.tasks))},
+            arms if BASELINE in arms else [BASELINE, *arms],
+            _subset("fraction", selection.fractions, self.fractions),
+            _subset("seed", selection.seeds, self.seeds),
+        )
+
+    def experiment_config(self, experiment: Experiment) -> dict[str, Any]:
+        """Return all of this file that decides an experiment's outcome, JSON-able."""
+        task = self.tasks[experiment.task]
+        data = {key: value for key, value in self.data.init_args.items() if key != "root"}
+        return {
+            "experiment": experiment.as_dict(),
+            "model": {"class_path": task.model.class_path, "init_args": dict(task.model.init_args)},
+            "budget": asdict(task.budget),
+            "data": {"class_path": self.data.class_path, "init_args": data},
+        }
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return the hash by which a result is known to belong to a configuration."""
+    return sha256_json(config)
+
+
+def _subset(kind: str, wanted: Sequence[T] | None, known: Sequence[T]) -> list[T]:
+    if wanted is None:
+        return list(known)
+    if unknown := [value for value in wanted if value not in known]:
+        raise ConfigError(f"unknown {kind} {unknown[0]!r}; this benchmark has {', '.join(map(str, known))}")
+    return [value for value in known if value in wanted]
+
+
+def find_benchmark(name: str) -> Path:
+    """Return the path of a benchmark file: a path, or the name of one that is shipped (``quick``).
+
+    Raises:
+        ConfigError: If there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = Path(str(files("sonido_bench") / "configs" / "benchmarks"))
+    if (shipped / f"{name}.yaml").is_file():
+        return shipped / f"{name}.yaml"
+    names = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
+    raise ConfigError(f"no benchmark file {name!r}; give a YAML file, or one of: {names}")
+
+
+def load_benchmark(name: str) -> BenchmarkConfig:
+    """Read a benchmark.
+
+    Args:
+        name: A YAML file, or the name of a shipped one.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or has a missing, unknown or wrong entry.
+    """
+    path = find_benchmark(name)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    entries = _entries(raw, [field.name for field in fields(BenchmarkConfig)], str(path))
+    tasks = {
+        name: _task(name, task, f"{path}: tasks.{name}") for name, task in _mapping(entries["tasks"], path).items()
+    }
+    config = BenchmarkConfig(
+        name=str(entries["name"]),
+        data=_class(entries["data"], f"{path}: data"),
+        tasks=tasks,
+        arms=[str(arm) for arm in _list(entries["arms"], f"{path}: arms")],
+        fractions=[float(fraction) for fraction in _list(entries["fractions"], f"{path}: fractions")],
+        seeds=[int(seed) for seed in _list(entries["seeds"], f"{path}: seeds")],
+    )
+    _check_grid(config, path)
+    return config
+
+
+def _check_grid(config: BenchmarkConfig, path: Path) -> None:
+    if BASELINE not in config.arms:
+        raise ConfigError(f"{path}: arms lack {BASELINE!r}: without the baseline there is nothing to compare with")
+    if bad := [fraction for fraction in config.fractions if not 0 < fraction <= 1]:
+        raise ConfigError(f"{path}: fractions must lie in (0, 1], got {bad[0]}")
+    for kind in ("arms", "fractions", "seeds"):
+        values = list(getattr(config, kind))
+        if len(set(values)) != len(values):
+            raise ConfigError(f"{path}: {kind} has an entry twice: {values}")
+
+
+def _task(name: str, raw: Any, where: str) -> TaskConfig:
+    entries = _entries(raw, ["network", "model", "budget"], where)
+    budget = _entries(entries["budget"], [field.name for field in fields(Budget)], f"{where}.budget")
+    return TaskConfig(name, str(entries["network"]), _class(entries["model"], f"{where}.model"), Budget(**budget))
+
+
+def _class(raw: Any, where: str) -> ClassConfig:
+    entries = _entries(raw, ["class_path", "init_args"], where)
+    return ClassConfig(str(entries["class_path"]), _mapping(entries["init_args"], where))
+
+
+def _mapping(raw: Any, where: Path | str) -> dict[str, Any]:
+    if not isinstance(raw, dict) or not raw:
+        raise ConfigError(f"{where}: expected named entries, found {raw!r}")
+    return {str(key): value for key, value in raw.items()}
+
+
+def _list(raw: Any, where: str) -> Iterator[Any]:
+    if not isinstance(raw, list) or not raw:
+        raise ConfigError(f"{where}: expected a list, found {raw!r}")
+    yield from raw
+
+
+def _entries(raw: Any, names: list[str], where: str) -> dict[str, Any]:
+    """Return the entries of a section, refusing missing and unknown ones."""
+    found = _mapping(raw, where)
+    if unknown := sorted(set(found) - set(names)):
+        raise ConfigError(f"{where}: unknown entry {unknown[0]!r}; expected {', '.join(names)}")
+    if missing := [name for name in names if name not in found]:
+        raise ConfigError(f"{where}: entry {missing[0]!r} is missing; expected {', '.join(names)}")
+    return found

@@ -1,0 +1,141 @@
+"""The command line: what may be typed. What is done then is in commands.py."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sonido_bench import __version__, commands
+from sonido_bench.errors import SonidoError
+
+__all__ = ["main"]
+
+FORMATS = ("table", "markdown", "csv", "json")
+LIGHTNING_COMMANDS = ("fit", "validate", "test")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments and arguments[0] in LIGHTNING_COMMANDS:
+            from sonido_bench.launch.lightning_cli import run_lightning
+
+            run_lightning(arguments)
+            return 0
+        parsed = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], None] = parsed.command
+        command(parsed)
+    except SonidoError as error:
+        print(f"sonido-bench: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("sonido-bench: interrupted; finished results are kept, the same command resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sonido-bench",
+        description="Does a music foundation model make your task better, by how much, and is it real?",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(subparsers.add_parser("run", help="run every experiment that has no result yet, then the leaderboard"))
+    _add_leaderboard(subparsers.add_parser("leaderboard", help="table and report of a folder of results"))
+    _add_compare(subparsers.add_parser("compare", help="baseline beside boosted for one task"))
+    _add_status(subparsers.add_parser("status", help="which experiments of a benchmark have a result"))
+    _add_data(subparsers.add_parser("data", help="data sets: list, prepare, verify"))
+    _add_listing(
+        subparsers.add_parser("models", help="extractors: width, frame rate, parameters, licence"), commands.models
+    )
+    _add_networks(
+        subparsers.add_parser("networks", help="a benchmark's task networks: parameters without and with features")
+    )
+    _add_extract(subparsers.add_parser("extract", help="features of your own audio"))
+    _add_check_extractor(subparsers.add_parser("check-extractor", help="does an extractor keep the contract?"))
+    for name in LIGHTNING_COMMANDS:
+        subparsers.add_parser(name, help="one experiment through LightningCLI; every constructor argument is an option")
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark", help="a YAML file, or the name of a shipped benchmark (quick)")
+    _add_folders(parser)
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these, and the baseline")
+    parser.add_argument("--fractions", nargs="+", type=float, metavar="F", help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="only these")
+    parser.add_argument("--workers", type=int, help="processes, one thread each (default: one per core)")
+    parser.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled", help="log to W&B")
+    parser.set_defaults(command=commands.run)
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, help="folder of the results (default: results/NAME)")
+    parser.add_argument("--data", type=Path, help="root of the data set (default: the benchmark's)")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache/features"), help="feature cache (default: %(default)s)"
+    )
+
+
+def _add_listing(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.set_defaults(command=command)
+
+
+def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a benchmark's results, for example results/quick")
+    parser.add_argument("--metrics", choices=("primary", "all"), default="primary")
+    parser.add_argument("--report", action="store_true", help="write report/index.html too")
+    _add_listing(parser, commands.leaderboard)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a benchmark's results")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
+    parser.add_argument("--plot", type=Path, help="write the per-item plot here (.png or .svg)")
+    _add_listing(parser, commands.compare)
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark", help="a YAML file, or the name of a shipped benchmark")
+    parser.add_argument("--results", type=Path, help="folder of the results (default: results/NAME)")
+    _add_listing(parser, commands.status)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("list", "prepare", "verify"))
+    parser.add_argument("benchmark", nargs="?", default="quick", help="whose data (default: quick)")
+    parser.add_argument("--data", type=Path, help="root of the data set (default: the benchmark's)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    _add_listing(parser, commands.data)
+
+
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark", nargs="?", default="quick", help="a YAML file or a shipped name (default: quick)")
+    _add_listing(parser, commands.networks)
+
+
+def _add_extract(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", nargs="+", type=Path, help="audio files: wav, flac, ogg, mp3")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one .safetensors per file")
+    parser.add_argument("--extractor", default="logmel", help="a name of `sonido-bench models`, or module:Class")
+    parser.set_defaults(command=commands.extract)
+
+
+def _add_check_extractor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("extractor", help="a name of `sonido-bench models`, or module:Class of your own")
+    parser.set_defaults(command=commands.check_extractor)

@@ -1,0 +1,71 @@
+"""Streams of one frame rate brought to the frames of another."""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sonido_bench.features.spec import FrameGrid
+
+__all__ = ["align"]
+
+
+def align(stream: Tensor, source: FrameGrid, target: FrameGrid, frames: int) -> Tensor:
+    """Give a stream the frames of another grid; the one way in which features and consumers meet in time.
+
+    The stream is read as a signal that is linear between its frames' centres and constant before the first and after
+    the last. A target as fast as the source or faster samples this signal at its centres. A slower target takes the
+    signal's mean over each frame's extent (its exact integral), so that nothing is aliased. Both are one sparse matrix
+    of non-negative rows that sum to one: constants stay, and no value leaves the range of the input.
+
+    Args:
+        stream: ``(batch, source frames, dim)``, any floating type.
+        source: Where its frames lie.
+        target: Where the wanted frames lie.
+        frames: How many are wanted.
+
+    Returns:
+        ``(batch, frames, dim)``; the input itself where grids and lengths agree.
+
+    Raises:
+        ValueError: If the stream has no frames or another shape.
+    """
+    if stream.ndim != 3 or stream.shape[1] == 0:
+        raise ValueError(f"expected a stream of shape (batch, frames, dim) with frames, got {tuple(stream.shape)}")
+    if source == target and frames == stream.shape[1]:
+        return stream
+    columns, weights = _matrix(source, target, stream.shape[1], frames, stream.device, stream.dtype)
+    aligned = stream[:, columns[0]] * weights[0]
+    for column, weight in zip(columns[1:], weights[1:], strict=True):
+        aligned = torch.addcmul(aligned, stream[:, column], weight)
+    return aligned
+
+
+@lru_cache(maxsize=64)
+def _matrix(
+    source: FrameGrid, target: FrameGrid, source_frames: int, frames: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Non-zero entries of the (frames x source_frames) matrix.
+
+    Returns:
+        Columns ``(entries, frames)``, in which the edges repeat, and weights ``(entries, frames, 1)``.
+    """
+    centres = (target.centres(frames) - source.first_centre) * source.frame_rate  # in source frames
+    extent = source.frame_rate / target.frame_rate  # of a target frame, in source frames
+    if extent > 1 + 1e-9:
+        first = torch.floor(centres - extent / 2)
+        taps = first + torch.arange(math.ceil(extent) + 2, dtype=torch.float64)[:, None]
+        weights = _hat_integral(centres + extent / 2 - taps) - _hat_integral(centres - extent / 2 - taps)
+    else:
+        taps = torch.floor(centres) + torch.arange(2, dtype=torch.float64)[:, None]
+        weights = 1 - (centres - taps).abs()
+    columns = taps.clamp(0, source_frames - 1).long()
+    weights = weights / weights.sum(dim=0)
+    return columns.to(device), weights[..., None].to(device, dtype)
+
+
+def _hat_integral(x: Tensor) -> Tensor:
+    """Integral, from minus infinity to ``x``, of the triangle of height 1 over [-1, 1]."""
+    x = x.clamp(-1, 1)
+    return torch.where(x < 0, (1 + x) ** 2 / 2, 1 - (1 - x) ** 2 / 2)

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from sonido_bench.benchmark.config import Selection, load_benchmark
+from sonido_bench.errors import ConfigError
+
+VALID = """
+name: tiny
+arms: [none, chroma]
+fractions: [0.5, 1.0]
+seeds: [0, 1, 2]
+data: {class_path: some.Data, init_args: {root: here}}
+tasks:
+  key:
+    network: tagger
+    model: {class_path: some.Task, init_args: {lr: 0.1}}
+    budget: {batch_size: 4, max_steps: 2, validate_every: 1, patience: 1}
+"""
+
+
+def load(tmp_path: Path, text: str):
+    path = tmp_path / "benchmark.yaml"
+    path.write_text(text)
+    return load_benchmark(str(path))
+
+
+def test_grid_is_the_whole_product_seed_by_seed(tmp_path):
+    grid = load(tmp_path, VALID).experiments("rendered")
+    assert len(grid) == len(set(grid)) == 2 * 2 * 3
+    assert [experiment.seed for experiment in grid] == [0] * 4 + [1] * 4 + [2] * 4
+    assert len({experiment.slug for experiment in grid}) == len(grid)
+
+
+def test_shipped_benchmark_is_found_by_name():
+    assert load_benchmark("quick").name == "quick"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: tiny", "name: tiny\nnmae: x", "unknown entry 'nmae'"),
+        ("seeds: [0, 1, 2]", "", "entry 'seeds' is missing"),
+        ("[none, chroma]", "[chroma]", "lack 'none'"),
+        ("[0.5, 1.0]", "[0.5, 1.5]", r"must lie in \(0, 1\]"),
+        ("[0, 1, 2]", "[0, 1, 1]", "twice"),
+        ("[0, 1, 2]", "3", "expected a list"),
+        ("max_steps: 2", "max_steps: 0", "positive whole number"),
+        ("max_steps: 2", "max_stpes: 2", "unknown entry 'max_stpes'"),
+        ("tasks:", "tasks: [", "not valid YAML"),
+        ("tasks:", "- tasks:", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_gives_one_clear_line(tmp_path, old, new, message):
+    assert old in VALID
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, VALID.replace(old, new))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_benchmark_names_the_shipped_ones():
+    with pytest.raises(ConfigError, match="quick"):
+        load_benchmark("qiuck")
+
+
+def test_selection_keeps_the_baseline_and_refuses_unknown_names(tmp_path):
+    config = load(tmp_path, VALID)
+    assert config.select(Selection(arms=["chroma"], seeds=[2])).arms == ["none", "chroma"]
+    assert config.select(Selection(seeds=[2])).seeds == [2]
+    for selection in (
+        Selection(tasks=["kye"]),
+        Selection(arms=["x"]),
+        Selection(seeds=[9]),
+        Selection(fractions=[0.2]),
+    ):
+        with pytest.raises(ConfigError, match="unknown"):
+            config.select(selection)
+
+
+def test_experiment_config_does_not_depend_on_where_the_data_lie(tmp_path):
+    here = load(tmp_path, VALID)
+    there = load(tmp_path, VALID.replace("root: here", "root: there"))
+    experiment = here.experiments("rendered")[0]
+    assert here.experiment_config(experiment) == there.experiment_config(experiment)

@@ -1,0 +1,76 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.catalogue import built_in_names, load_extractor
+from sonido_bench.foundation.convnet import ConvNet
+
+EXAMPLE = Path(__file__).parents[1] / "features" / "example_extractor.py"
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A working folder with the user's own module."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_models.py").write_text(EXAMPLE.read_text() + "\n\nclass Fake:\n    pass\n\n\nclass Greedy(Bands):\n"
+        "    def __init__(self, folder, bands=8):\n        super().__init__(bands)\n")  # fmt: skip
+    (tmp_path / "my_broken.py").write_text("import no_such_library\n")
+    (tmp_path / "my_typo.py").write_text("def\n")
+    yield tmp_path
+    for name in ("my_models", "my_broken", "my_typo"):
+        sys.modules.pop(name, None)
+
+
+def test_every_built_in_name_loads():
+    assert built_in_names() == ["chroma", "convnet", "logmel"]
+    assert [load_extractor(name).card.name for name in built_in_names()] == built_in_names()
+
+
+def test_random_control_by_name():
+    assert load_extractor("convnet@random").card.name == "convnet@random"
+    assert load_extractor("convnet@random").fingerprint() != ConvNet().fingerprint()
+
+
+def test_own_class_of_the_working_folder(own_module):
+    assert load_extractor("my_models:Bands").card.name == "bands"
+    assert load_extractor("my_models:Bands@random").card.name == "bands@random"
+    assert load_extractor("sonido_bench.foundation.convnet:ConvNet").fingerprint() == ConvNet().fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("logmell", r"unknown extractor 'logmell' \(did you mean logmel\?\); built in: chroma, convnet, logmel"),
+        ("", "unknown extractor ''"),
+        ("logmel@random", "no weights"),
+        ("logmel@tokenizer", "'logmel' has no @tokenizer control"),
+        ("logmel@shuffled", "unknown control @shuffled"),
+        ("logmel@", "unknown control"),
+        ("my_models:Band", r"no 'Band' \(did you mean Bands"),
+        ("my_models:Fake", "derived from"),
+        ("my_models:torch", "derived from"),
+        ("my_models:Greedy", "found none for folder"),
+        ("my_modles:Bands", "no module 'my_modles'"),
+        ("my_models.inner:Bands", "cannot import|no module"),
+        ("my_broken:Bands", "needs 'no_such_library'"),
+        ("my_typo:Bands", "cannot import"),
+        (":Bands", "cannot import"),
+        ("..models:Bands", "cannot import"),
+    ],
+)
+def test_mistakes_are_named(own_module, name, message):
+    with pytest.raises(ConfigError, match=message):
+        load_extractor(name)
+
+
+def test_names_are_listed_without_loading_torch():
+    program = (
+        "import sys; from sonido_bench.foundation.catalogue import built_in_names; built_in_names();"
+        "print('torch' in sys.modules, 'lightning' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,73 @@
+"""Every shipped configuration is parsed and run for two steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sonido_bench.benchmark.config import Budget, ClassConfig, load_benchmark
+from sonido_bench.benchmark.results import load_results
+from sonido_bench.benchmark.workspace import Workspace
+from sonido_bench.cli import main
+from sonido_bench.launch.local import run_benchmark
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMALL = {"seconds": 1.5, "train_tracks": 8, "validation_tracks": 4, "test_tracks": 4}
+
+
+def ids(path: Path) -> str:
+    return path.stem
+
+
+def test_every_configuration_is_short():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert len(path.read_text().splitlines()) < 60, f"{path} is no longer read at a glance"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "tasks").glob("*.yaml")), ids=ids)
+def test_task_configurations_train_and_test(path, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        f"--data.init_args.{name}={value}"
+        for name, value in {**SMALL, "batches_per_epoch": 1, "batch_size": 2, "root": data}.items()
+    ]
+    limits = ["--trainer.max_steps=2", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
+    command = [
+        "--config",
+        str(path),
+        *options,
+        *limits,
+        "--model.init_args.extractor=sonido_bench.foundation.chroma.Chroma",
+    ]
+    assert main(["fit", *command]) == 0
+    checkpoint = next(Path("results/fit").rglob("best.ckpt"))
+    assert main(["test", *command, f"--ckpt_path={checkpoint}", "--weights_only=true"]) == 0
+    assert yaml.safe_load(next(Path("results/fit").rglob("config.yaml")).read_text())["trainer"]["max_steps"] == 2
+
+
+def test_a_misspelt_option_is_refused_by_fit(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(CONFIGS / "tasks" / "key.yaml"), "--model.init_args.widht=3"])
+    assert end.value.code == 2
+    assert "widht" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "benchmarks").glob("*.yaml")), ids=ids)
+def test_benchmarks_run(path, data, tmp_path):
+    config = load_benchmark(str(path))
+    shrunk = replace(
+        config,
+        data=ClassConfig(config.data.class_path, {**config.data.init_args, **SMALL}),
+        tasks={name: replace(task, budget=Budget(4, 2, 1, 1)) for name, task in config.tasks.items()},
+        fractions=config.fractions[-1:],
+        seeds=config.seeds[:1],
+    )
+    workspace = Workspace(tmp_path / "results", tmp_path / "cache", data)
+    run_benchmark(shrunk, workspace, workers=1)
+    assert len(load_results(workspace.results)) == len(config.tasks) * len(config.arms)
