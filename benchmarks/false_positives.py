@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 SEEDS, ITEMS, RESAMPLES, ARMS, FRACTIONS = 5, 500, 1000, 3, 2
 ARM_BY_ITEM = NOISE = 0.5
-# With these, the standard error from seeds is 0, 1 and 4 times that from items.
+# Shift of a whole run by its seed: none, or a standard error from seeds 1 or 4 times that from items.
 SEED_SPREAD = {"none": 0.0, "moderate": 0.05, "large": 0.2}
 EFFECTS = (0.05, 0.1, 0.2, 0.4)
 TESTS = (

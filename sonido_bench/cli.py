@@ -8,10 +8,14 @@ from pathlib import Path
 from sonido_bench import __version__, commands
 from sonido_bench.errors import SonidoError
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 FORMATS = ("table", "markdown", "csv", "json")
-LIGHTNING_COMMANDS = ("fit", "validate", "test")
+LIGHTNING_COMMANDS = {
+    "fit": "train one task model; every constructor argument is an option (LightningCLI)",
+    "validate": "score one checkpoint on the validation set (LightningCLI)",
+    "test": "score one checkpoint on the test set (LightningCLI)",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             run_lightning(arguments)
             return 0
-        parsed = _parser().parse_args(arguments)
+        parsed = build_parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], None] = parsed.command
         command(parsed)
     except SonidoError as error:
@@ -42,10 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder without permission
+        print(f"sonido-bench: error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands but the LightningCLI ones."""
     parser = argparse.ArgumentParser(
         prog="sonido-bench",
         description="Does a music foundation model make your task better, by how much, and is it real?",
@@ -65,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_extract(subparsers.add_parser("extract", help="features of your own audio"))
     _add_check_extractor(subparsers.add_parser("check-extractor", help="does an extractor keep the contract?"))
-    for name in LIGHTNING_COMMANDS:
-        subparsers.add_parser(name, help="one experiment through LightningCLI; every constructor argument is an option")
+    for name, description in LIGHTNING_COMMANDS.items():
+        subparsers.add_parser(name, help=description)
     return parser
 
 

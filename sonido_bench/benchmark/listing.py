@@ -1,6 +1,7 @@
 """Lists of anything as a terminal table, Markdown, CSV or JSON."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from rich.text import Text
 from sonido_bench.benchmark.tables import TableFormat, csv_table, markdown_table
 
 __all__ = ["print_listing"]
+
+PIPE_WIDTH = 200
+"""Characters of a table that is not printed to a terminal."""
 
 
 def print_listing(rows: Sequence[Mapping[str, Any]], style: TableFormat = "table") -> None:
@@ -32,4 +36,4 @@ def print_listing(rows: Sequence[Mapping[str, Any]], style: TableFormat = "table
         table = Table(*columns, box=None, header_style="dim", padding=(0, 2, 0, 0))
         for line in cells:
             table.add_row(*map(Text, line))
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
