@@ -180,6 +180,20 @@ class RenderedDataModule(pl.LightningDataModule):
         """
         finish(self.folder, self.config)
 
+    def describe(self) -> dict[str, str | int]:
+        """Return what ``sonido-bench data list`` shows."""
+        return {
+            "name": self.name,
+            "version": self.version[:12],
+            "train": self.config.train,
+            "validation": self.config.validation,
+            "test": self.config.test,
+            "prepared": "no" if self.preparation_jobs() else "yes",
+            "folder": str(self.folder),
+            "licence": "free of rights; soundfont TimGM6mb GPL-2.0",
+            "source": "rendered here, no download",
+        }
+
     def verify(self) -> list[str]:
         """Return one line for every file that is missing or damaged."""
         return verify(self.folder)

@@ -107,6 +107,7 @@ def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="a benchmark's results, for example results/quick")
     parser.add_argument("--metrics", choices=("primary", "all"), default="primary")
     parser.add_argument("--report", action="store_true", help="write report/index.html too")
+    parser.add_argument("--figure", type=Path, help="draw the boosts and their intervals here (.png, .svg or .pdf)")
     _add_listing(parser, commands.leaderboard)
 
 

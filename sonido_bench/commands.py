@@ -56,7 +56,13 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     from sonido_bench.benchmark.results import load_results
     from sonido_bench.benchmark.tables import print_leaderboard
 
-    print_leaderboard(build_leaderboard(load_results(arguments.folder), metrics=arguments.metrics), arguments.format)
+    board = build_leaderboard(load_results(arguments.folder), metrics=arguments.metrics)
+    print_leaderboard(board, arguments.format)
+    if arguments.figure:
+        from sonido_bench.benchmark.figures import leaderboard_figure
+
+        leaderboard_figure(board.rows, arguments.figure)
+        print(f"figure: {arguments.figure}", file=sys.stderr)
     if arguments.report:
         from sonido_bench.benchmark.report import write_report
 

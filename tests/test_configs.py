@@ -22,7 +22,7 @@ def ids(path: Path) -> str:
 
 def test_every_configuration_is_short():
     for path in CONFIGS.rglob("*.yaml"):
-        assert len(path.read_text().splitlines()) < 60, f"{path} is no longer read at a glance"
+        assert len(path.read_text().splitlines()) < 41, f"{path} is no longer read at a glance"
 
 
 @pytest.fixture(scope="module")

@@ -238,7 +238,9 @@ def test_a_server_out_of_reach_is_said_before_training(tmp_path):
         "try: make_tracker('online', Path(sys.argv[1]), 'quick')\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
-    key = {"WANDB_API_KEY": "0" * 40, "WANDB_HTTP_TIMEOUT": "1"}  # wandb remembers a key as long as its process lives
+    # A closed port of this machine answers at once; a server without a route may take wandb minutes.
+    # In a process of its own, as wandb remembers a key as long as its process lives.
+    key = {"WANDB_API_KEY": "0" * 40, "WANDB_HTTP_TIMEOUT": "1", "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], env=os.environ | key, capture_output=True, text=True, timeout=60
     )

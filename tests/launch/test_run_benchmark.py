@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from sonido_bench.benchmark.evaluation import Evaluation
 from sonido_bench.benchmark.results import load_results
 from sonido_bench.cli import main
 
 TINY = Path(__file__).with_name("tiny.yaml")
-EXPERIMENTS = 8
+EXPERIMENTS = 12
 
 
 def arguments(folder: Path, results: str, benchmark: Path = TINY) -> list[str]:
@@ -58,6 +59,13 @@ def test_a_run_leaves_results_tables_and_a_report(folder):
     assert "chroma" in (results / "leaderboard.md").read_text()
     page = (results / "report" / "index.html").read_text()
     assert "data:audio/ogg;base64," in page
+
+
+def test_the_leaderboard_scores_items_as_the_task_did(folder):
+    evaluation = Evaluation.bootstrap(resamples=2, seed=0)
+    for result in load_results(folder / "whole"):
+        recomputed = {metric.name: evaluation.scores(result, metric)[0] for metric in result.metrics}
+        assert recomputed == pytest.approx(result.values, abs=1e-6)
 
 
 def test_a_second_run_changes_nothing(folder, capsys):
@@ -140,6 +148,13 @@ def test_a_misspelt_option_of_a_class_is_wrong_usage(folder, tmp_path, capsys):
     assert not (folder / "typo").exists()
 
 
+def test_data_are_listed_and_verified(folder, capsys):
+    assert main(["data", "list", str(TINY), "--data", str(folder / "data"), "--format", "json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert (row["name"], row["prepared"], row["train"]) == ("rendered", "yes", 8)
+    assert main(["data", "verify", str(TINY), "--data", str(folder / "data")]) == 0
+
+
 def test_compare_status_and_json_leaderboard(folder, capsys, tmp_path):
     results = folder / "whole"
     assert main(["compare", str(results), "--task", "key", "--plot", str(tmp_path / "items.png")]) == 0
@@ -149,5 +164,9 @@ def test_compare_status_and_json_leaderboard(folder, capsys, tmp_path):
     assert all(row["done"] == row["total"] == 2 for row in json.loads(capsys.readouterr().out)["rows"])
     assert main(["leaderboard", str(results), "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [(row["task"], row["arm"]) for row in rows] == [("key", "chroma"), ("transcription", "chroma")]
+    assert [(row["task"], row["arm"]) for row in rows] == [
+        ("instruments", "chroma"),
+        ("key", "chroma"),
+        ("transcription", "chroma"),
+    ]
     assert main(["compare", str(results), "--task", "kye"]) == 2
