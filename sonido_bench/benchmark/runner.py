@@ -70,7 +70,7 @@ class RunJob:
             history = History(tracker)
             folder = self.workspace.results / "checkpoints" / self.experiment.slug
             best = train(task, data, task_config.budget, folder, history)
-            best.trainer.test(task, datamodule=data, ckpt_path=str(best.path), verbose=False, weights_only=True)
+            best.trainer.test(task, data.test_dataloader(), str(best.path), verbose=False, weights_only=True)
         result = Result(
             experiment=self.experiment,
             config_sha256=config_hash(config),

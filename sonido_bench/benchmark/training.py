@@ -73,7 +73,8 @@ def train(task: Any, data: Any, budget: Budget, folder: Path, history: History) 
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(task, datamodule=data)
+    # The loaders, not the data module: Lightning would have it prepare its data again for every run.
+    trainer.fit(task, data.train_dataloader(), data.val_dataloader())
     score = checkpoint.best_model_score
     if score is None or not math.isfinite(score):
         raise FloatingPointError(f"no validation gave a finite {task.monitor}; lower the learning rate")

@@ -96,10 +96,10 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and stops the pool
     threading.Thread(target=_die_with_parent, daemon=True).start()
     warnings.filterwarnings("ignore")
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    import lightning.pytorch  # sets the level of its own logger, hence before the next line
     import torch
 
+    logging.getLogger(lightning.pytorch.__name__).setLevel(logging.ERROR)
     torch.set_num_threads(1)  # two threads that fight for a core are far slower than one
 
 
