@@ -14,7 +14,7 @@ from sonido_bench.benchmark.tables import TableFormat, csv_table, markdown_table
 __all__ = ["print_listing"]
 
 PIPE_WIDTH = 200
-"""Characters of a table that is not printed to a terminal."""
+"""Characters of a list that is not printed to a terminal: long enough not to wrap."""
 
 
 def print_listing(rows: Sequence[Mapping[str, Any]], style: TableFormat = "table") -> None:

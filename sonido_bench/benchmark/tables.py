@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -37,6 +38,8 @@ VERDICT_MARKS: dict[Verdict, tuple[str, str]] = {
     "no difference shown": ("no difference shown", "dim"),
     "not enough seeds": ("not enough seeds", "dim"),
 }
+PIPE_WIDTH = 100
+"""Characters of a table that is not printed to a terminal."""
 MAX_WIDTH = 24
 """Of a column; the whole table then fits 100."""
 
@@ -128,7 +131,7 @@ def print_comparison(comparison: Comparison, style: TableFormat = "table", conso
 
 
 def _print(output: RenderableType, console: Console | None) -> None:
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if isinstance(output, str):
         console.file.write(output.rstrip("\n") + "\n")  # as it is: no markup, no wrapping
     else:

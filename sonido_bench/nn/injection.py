@@ -12,7 +12,7 @@ __all__ = ["FeatureInjection"]
 class FeatureInjection(nn.Module):
     """Normalises, projects and adds (or concatenates) features to a network's hidden frames.
 
-    Each stream passes through its own LayerNorm and projection, and the results are summed, which equals one
+    Each stream passes through its own LayerNorm, is divided by the root of its width and projected, and the results are summed, which equals one
     projection of all streams side by side. With ``weighted_sum`` the streams are first averaged with learned softmax
     weights, as is usual over the layers of one model, and share LayerNorm and projection.
 
@@ -100,5 +100,8 @@ class FeatureInjection(nn.Module):
         if self.layer_weights is not None:
             layers = torch.stack([features[name] for name in self.dims], dim=-1)
             features = {"weighted_sum": layers @ self.layer_weights.softmax(dim=0)}
-        projected = [self.projections[name](norm(features[name])) for name, norm in self.norms.items()]
+        # Adam moves every weight by the same amount, so that unscaled, wide streams would move the sum further a step
+        # than narrow ones: even a second spectrogram then disturbs what the network learns (docs/baselines.md).
+        scaled = {name: norm(features[name]) / features[name].shape[-1] ** 0.5 for name, norm in self.norms.items()}
+        projected = [self.projections[name](stream) for name, stream in scaled.items()]
         return torch.stack(projected).sum(dim=0)

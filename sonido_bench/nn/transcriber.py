@@ -31,9 +31,9 @@ class NoteMaps(NamedTuple):
 class ShallowTranscriber(Network):
     """Onsets, offsets, frames and velocities from a window of spectrogram frames.
 
-    Standardised spectrogram, (features injected), one convolution over ``2 * context + 1`` frames, GELU, linear
+    Standardised spectrogram, one convolution over ``2 * context + 1`` frames, (features injected), GELU, linear
     heads: the single-layer shallow back-end with which SoniDo is probed (its layout is not known). Features enter
-    before the convolution, so that both arms see the same stretch of time.
+    after the convolution, which then needs no gradient of its input: a third of the time of a step.
 
     Args:
         input_dim: Channels of a spectrogram frame.
@@ -55,14 +55,13 @@ class ShallowTranscriber(Network):
     ) -> None:
         super().__init__()
         self.normalise = Standardise(input_dim)
-        self.hidden = nn.Sequential(
-            TemporalConv(input_dim, width, 2 * context + 1), nn.GELU(), nn.LayerNorm(width), nn.Dropout(dropout)
-        )
+        self.convolve = TemporalConv(input_dim, width, 2 * context + 1)
+        self.activate = nn.Sequential(nn.GELU(), nn.LayerNorm(width), nn.Dropout(dropout))
         self.heads = nn.Linear(width, len(_PRIORS) * PITCHES)
         prior = torch.tensor(list(_PRIORS.values()))
         with torch.no_grad():
             self.heads.bias.copy_(prior.logit().repeat_interleave(PITCHES))
-        self.inject = OptionalInjection(feature_dims, input_dim, injection)
+        self.inject = OptionalInjection(feature_dims, width, injection)
 
     def forward(self, frames: Tensor, features: dict[str, Tensor] | None = None) -> NoteMaps:
         """Transcribe.
@@ -77,5 +76,5 @@ class ShallowTranscriber(Network):
         Raises:
             ValueError: If features are given to a network without, or missing in one with.
         """
-        hidden = self.inject(self.normalise(frames), features)
-        return NoteMaps(*self.heads(self.hidden(hidden)).chunk(len(_PRIORS), dim=-1))
+        hidden = self.inject(self.convolve(self.normalise(frames)), features)
+        return NoteMaps(*self.heads(self.activate(hidden)).chunk(len(_PRIORS), dim=-1))

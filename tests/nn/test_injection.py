@@ -34,7 +34,9 @@ def test_streams_equal_one_projection_of_all_side_by_side():
     nn.init.normal_(injection.projections["top"].weight)
     nn.init.normal_(injection.projections["mid"].weight)
     hidden, streams = torch.randn(2, 5, 8), features()
-    normalised = torch.cat([nn.functional.layer_norm(streams[name], (dim,)) for name, dim in DIMS.items()], dim=-1)
+    normalised = torch.cat(
+        [nn.functional.layer_norm(streams[name], (dim,)) / dim**0.5 for name, dim in DIMS.items()], dim=-1
+    )
     weight = torch.cat([injection.projections[name].weight for name in DIMS], dim=1)
     assert torch.allclose(injection(hidden, streams), hidden + normalised @ weight.T, atol=1e-5)
 
@@ -45,7 +47,7 @@ def test_weighted_sum_starts_as_the_mean_and_follows_its_weights():
     hidden, streams = torch.zeros(2, 5, 8), features({"a": 4, "b": 4})
 
     def expected(mixture):
-        return nn.functional.layer_norm(mixture, (4,)) @ injection.projections["weighted_sum"].weight.T
+        return nn.functional.layer_norm(mixture, (4,)) / 2 @ injection.projections["weighted_sum"].weight.T
 
     assert torch.allclose(injection(hidden, streams), expected((streams["a"] + streams["b"]) / 2), atol=1e-5)
     with torch.no_grad():
