@@ -12,9 +12,10 @@ __all__ = ["FeatureInjection"]
 class FeatureInjection(nn.Module):
     """Normalises, projects and adds (or concatenates) features to a network's hidden frames.
 
-    Each stream passes through its own LayerNorm, is divided by the root of its width and projected, and the results are summed, which equals one
-    projection of all streams side by side. With ``weighted_sum`` the streams are first averaged with learned softmax
-    weights, as is usual over the layers of one model, and share LayerNorm and projection.
+    Each stream passes through its own LayerNorm, is divided by the root of its width and projected, and the results
+    are summed, which equals one projection of all streams side by side. With ``weighted_sum`` the streams are first
+    averaged with learned softmax weights, as is usual over the layers of one model, and share LayerNorm and
+    projection.
 
     At step 0 the network behaves as if no features were there, so that both arms of a pair start alike:
 
