@@ -16,7 +16,7 @@ def reference(stream, source, target, frames):
     """Numerical: the piecewise linear signal, sampled at the centres or averaged over a fine raster of the extent."""
     source_centres = source.first_centre + np.arange(len(stream)) / source.frame_rate
     centres = target.first_centre + np.arange(frames) / target.frame_rate
-    if target.frame_rate >= source.frame_rate:
+    if source.frame_rate / target.frame_rate <= 1 + 1e-9:  # equal up to rounding counts as equal
         return np.interp(centres, source_centres, stream)
     raster = (np.arange(20000) + 0.5) / 20000 - 0.5
     return np.array([np.interp(c + raster / target.frame_rate, source_centres, stream).mean() for c in centres])

@@ -64,7 +64,8 @@ def cache(tmp_path):
 
 
 def shards(cache):
-    return sorted(cache.root.rglob("*.safetensors"))
+    """Finished shards: a hidden one is still being written."""
+    return sorted(path for path in cache.root.rglob("*.safetensors") if not path.name.startswith("."))
 
 
 def expected(extractor, clip):
