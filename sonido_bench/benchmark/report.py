@@ -139,7 +139,7 @@ def _protocol(results: Sequence[Result], leaderboard: Leaderboard) -> list[str]:
     return [
         f"{len(results):,} runs, {_count(seeds, 'seed')}, {count} test items.{waiting}",
         "Two runs that differ in the arm alone are a pair: same network, data, order, initial weights and budget.",
-        "Weights, layers and learning rates are chosen on validation; the test set is read once.",
+        "The weights that are tested are chosen on validation; each run reads the test set once, at its end.",
         "Intervals and p-values count both the spread between training seeds and that between test items "
         "(the distribution of Behrens and Fisher).",
         f"Verdicts are at p < {ALPHA:g} after Holm's correction for {_count(tested, 'comparison')}.",
