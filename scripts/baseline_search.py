@@ -18,8 +18,9 @@ from typing import Any
 import lightning.pytorch as pl
 
 from sonido_bench.benchmark.config import BenchmarkConfig, Budget, ClassConfig, TaskConfig, load_benchmark
+from sonido_bench.benchmark.experiment import BASELINE
 from sonido_bench.benchmark.history import History
-from sonido_bench.benchmark.instantiate import build_data, build_task
+from sonido_bench.benchmark.instantiate import arm_extractor, build_data, build_task
 from sonido_bench.benchmark.plan import make_plan, open_data
 from sonido_bench.benchmark.tracking import NoTracker
 from sonido_bench.benchmark.training import attach_features, train
@@ -59,32 +60,42 @@ CANDIDATES: dict[str, dict[str, list[Any]]] = {
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Train one candidate and write its validation score."""
+    """Train one candidate and write its validation score.
+
+    Attributes:
+        config: The benchmark.
+        task: The candidate.
+        fraction: Of the training clips.
+        seed: Of the training.
+        workspace: Where scores and features lie.
+        arm: Whose features it gets.
+        fingerprint: Of that arm's extractor, or nothing.
+    """
 
     config: BenchmarkConfig
     task: TaskConfig
     fraction: float
     seed: int
     workspace: Workspace
+    arm: str = BASELINE
+    fingerprint: str = ""
 
     @property
     def label(self) -> str:
         """What the progress bar shows."""
-        return f"{self.task.name} {self.fraction:g} {self.seed}"
+        return f"{self.task.name} {self.arm} {self.fraction:g} {self.seed}"
 
     @property
     def path(self) -> Path:
         """Where the score is kept; the same candidate is never trained twice."""
         task = (self.task.name, self.task.model.class_path, dict(self.task.model.init_args), vars(self.task.budget))
-        return (
-            self.workspace.results
-            / f"{sha256_json([*task, dict(self.config.data.init_args), self.fraction, self.seed])}.json"
-        )
+        identity = [*task, dict(self.config.data.init_args), self.fraction, self.seed, self.arm, self.fingerprint]
+        return self.workspace.results / f"{sha256_json(identity)}.json"
 
     def __call__(self) -> None:
-        """Train without features and keep the best validation score."""
+        """Train and keep the best validation score."""
         pl.seed_everything(self.seed, verbose=False)
-        task = build_task(self.task, None)
+        task = build_task(self.task, arm_extractor(self.config.arm(self.arm)))
         data = build_data(self.config, self.task, task.target, self.fraction, self.seed)
         data.setup(None)
         attach_features(task, data, FeatureCache(self.workspace.cache))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sonido_bench import __version__, commands
+from sonido_bench import __version__, commands, model_commands
 from sonido_bench.errors import SonidoError
 
 __all__ = ["build_parser", "main"]
@@ -73,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_extract(subparsers.add_parser("extract", help="features of your own audio"))
     _add_check_extractor(subparsers.add_parser("check-extractor", help="does an extractor keep the contract?"))
+    _add_pretrain(subparsers.add_parser("pretrain", help="train a foundation model; resumes"))
+    _add_gate(subparsers.add_parser("gate", help="do a model's codes hold music? Probes on validation clips"))
+    _add_reconstruct(subparsers.add_parser("reconstruct", help="audio to codes to audio, level by level"))
+    _add_generate(subparsers.add_parser("generate", help="sample music, from nothing or continuing a clip; resumes"))
     for name, description in LIGHTNING_COMMANDS.items():
         subparsers.add_parser(name, help=description)
     return parser
@@ -88,6 +92,64 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="processes, one thread each (default: one per core)")
     parser.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled", help="log to W&B")
     parser.set_defaults(command=commands.run)
+
+
+def _add_pretrain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a YAML file, or the name of a shipped one (sonido-tiny)")
+    parser.add_argument("-o", "--output", type=Path, help="folder of the run (default: results/pretraining/NAME)")
+    parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
+    parser.add_argument("--workers", type=int, help="processes, one thread each (default: one per core)")
+    parser.add_argument("--data", type=Path, help="root of the audio (default: the file's)")
+    parser.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled", help="log to W&B")
+    parser.add_argument(
+        "--plan", type=int, nargs="?", const=1, metavar="GPUS", help="only print parameters and memory on so many GPUs"
+    )
+    parser.set_defaults(command=model_commands.pretrain)
+
+
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    _add_checkpoint(parser, positional=True)
+    parser.add_argument("benchmark", nargs="?", default="quick", help="whose data (default: quick)")
+    parser.add_argument("--data", type=Path, help="root of the data set (default: the benchmark's)")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache/features"), help="feature cache (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, help="processes that render (default: one per core)")
+    parser.add_argument("--card", action="store_true", help="write the figures into the model card")
+    _add_listing(parser, model_commands.gate)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    about = "a model's folder, or the name of a shipped one"
+    if positional:
+        parser.add_argument("checkpoint", help=about)
+    else:
+        parser.add_argument("--checkpoint", default="sonido-tiny", help=f"{about} (default: %(default)s)")
+
+
+def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("audio", nargs="+", type=Path, help="audio files: wav, flac, ogg, mp3")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one .wav per file and level")
+    _add_checkpoint(parser)
+    parser.set_defaults(command=model_commands.reconstruct)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of generation.wav and tokens")
+    _add_checkpoint(parser)
+    parser.add_argument("--seconds", type=float, help="length, with that of the clip that is continued")
+    parser.add_argument("--prime", type=Path, metavar="AUDIO", help="continue this clip")
+    parser.add_argument("--tokens", type=Path, help="a tokens.safetensors whose missing, finer levels are sampled")
+    parser.add_argument("--embedding", type=Path, help="follow this audio embedding (.npy or .safetensors)")
+    parser.add_argument("--text", help="follow this text, through CLAP")
+    parser.add_argument("--clap", default="laion/larger_clap_music", help="CLAP model (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=0, help="draw among so many codes; 0: all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw among the codes of this probability")
+    parser.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance; 1: none")
+    parser.add_argument("--hop-fraction", type=float, default=0.5, help="of the context, new in each window")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(command=model_commands.generate)
 
 
 def _add_folders(parser: argparse.ArgumentParser) -> None:

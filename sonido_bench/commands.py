@@ -163,7 +163,8 @@ def networks(arguments: argparse.Namespace) -> None:
     config = load_benchmark(arguments.benchmark)
     rows: list[dict[str, Any]] = []
     for task in config.tasks.values():
-        trained = {arm: count_parameters(build_task(task, arm_extractor(arm))).trained for arm in config.arms}
+        extractors = {arm: arm_extractor(config.arm(arm)) for arm in config.arms}
+        trained = {arm: count_parameters(build_task(task, extractors[arm])).trained for arm in config.arms}
         rows.append({"task": task.name, "network": task.network, **trained})
     print_listing(rows, arguments.format)
 

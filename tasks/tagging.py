@@ -52,6 +52,7 @@ class TaggingTask(FeatureTask):
         dropout: In the network.
         token_out: Share of the tokens that pooling does not see in training.
         injection: How features enter.
+        injection_gain: How loud they are beside the task's own spectrogram.
         learning_rate: Peak of the schedule.
         weight_decay: AdamW's.
         max_steps: Length of the schedule; ``None`` takes it from the trainer.
@@ -77,6 +78,7 @@ class TaggingTask(FeatureTask):
         dropout: float = 0.2,
         token_out: float = 0.2,
         injection: Injection = "add",
+        injection_gain: float = 1.0,
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         max_steps: int | None = None,
@@ -98,6 +100,7 @@ class TaggingTask(FeatureTask):
             token_out=token_out,
             feature_dims=self.feature_dims,
             injection=injection,
+            injection_gain=injection_gain,
         )
         self.scale = Standardise(len(self.classes)) if problem == "regression" else None
 

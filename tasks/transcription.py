@@ -41,6 +41,7 @@ class TranscriptionTask(FeatureTask):
         context: Frames on each side that an output frame sees.
         dropout: Before the heads.
         injection: How features enter.
+        injection_gain: How loud they are beside the task's own spectrogram.
         learning_rate: Peak of the schedule.
         weight_decay: AdamW's.
         max_steps: Length of the schedule; ``None`` takes it from the trainer.
@@ -61,13 +62,16 @@ class TranscriptionTask(FeatureTask):
         context: int = 4,
         dropout: float = 0.1,
         injection: Injection = "add",
+        injection_gain: float = 1.0,
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         max_steps: int | None = None,
         validation_clips: int = 256,
     ) -> None:
         super().__init__(front_end, extractor, learning_rate, weight_decay, max_steps)
-        self.model = ShallowTranscriber(self.input_dim, width, context, dropout, self.feature_dims, injection)
+        self.model = ShallowTranscriber(
+            self.input_dim, width, context, dropout, self.feature_dims, injection, injection_gain
+        )
         self.validation_clips = validation_clips
         default = Thresholds()
         self.register_buffer("thresholds", torch.tensor([default.onset, default.offset, default.frame]))

@@ -6,6 +6,7 @@ import pytest
 from sonido_bench.cli import main
 
 COMMANDS = ["run", "leaderboard", "compare", "status", "data", "models", "networks", "extract", "check-extractor"]
+COMMANDS += ["pretrain", "gate", "reconstruct", "generate"]
 
 
 def test_help_does_not_import_torch():
@@ -35,6 +36,11 @@ def test_every_command_has_help(command, capsys):
         (["run", "quick", "--tasks", "tepmo"], "unknown task 'tepmo'"),
         (["run", "quick", "--arms", "jukebox"], "unknown arm 'jukebox'"),
         (["check-extractor", "nosuch"], "nosuch"),
+        (["pretrain", "nosuch"], "no pre-training 'nosuch'"),
+        (["gate", "nosuch"], "no checkpoint 'nosuch'"),
+        (["reconstruct", "x.wav", "-o", "out", "--checkpoint", "nosuch"], "no checkpoint 'nosuch'"),
+        (["generate", "-o", "out"], "either seconds to sample, or tokens"),
+        (["generate", "-o", "out", "--seconds", "1", "--top-p", "2"], "top_p must be in (0, 1]"),
         (["check-extractor", "nosuch:Class"], "nosuch"),
         (["extract", "x.wav", "-o", "out", "--extractor", "logmle"], "logmel"),
     ],

@@ -1,7 +1,7 @@
 """A benchmark as a YAML file: which tasks, data, arms, fractions and seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -12,10 +12,22 @@ import yaml
 from sonido_bench.benchmark.experiment import BASELINE, Experiment
 from sonido_bench.errors import ConfigError
 from sonido_bench.files import sha256_json
+from sonido_bench.foundation.catalogue import built_in_names
 
-__all__ = ["BenchmarkConfig", "Budget", "ClassConfig", "Selection", "TaskConfig", "config_hash", "load_benchmark"]
+__all__ = [
+    "ArmConfig",
+    "BenchmarkConfig",
+    "Budget",
+    "ClassConfig",
+    "Selection",
+    "TaskConfig",
+    "config_hash",
+    "load_benchmark",
+]
 
 T = TypeVar("T")
+
+_RANDOM = "@random"
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,20 @@ class ClassConfig:
 
     class_path: str
     init_args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """One arm: the features of an extractor, those of its control, or none.
+
+    Attributes:
+        name: As on the leaderboard.
+        extractor: Of an arm that the file defines itself, or of its control ``@random``; ``None`` where the name alone
+            says what it is.
+    """
+
+    name: str
+    extractor: ClassConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +97,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """A benchmark: the grid of tasks x arms x fractions x seeds over one data set."""
+    """A benchmark: the grid of tasks x arms x fractions x seeds over one data set.
+
+    ``extractors`` are those that the file defines under names of its own, with arguments.
+    """
 
     name: str
     data: ClassConfig
@@ -79,6 +108,11 @@ class BenchmarkConfig:
     arms: Sequence[str]
     fractions: Sequence[float]
     seeds: Sequence[int]
+    extractors: Mapping[str, ClassConfig] = field(default_factory=dict)
+
+    def arm(self, name: str) -> ArmConfig:
+        """Return what an arm of this benchmark is."""
+        return ArmConfig(name, self.extractors.get(name.removesuffix(_RANDOM)))
 
     def experiments(self, dataset: str) -> list[Experiment]:
         """Return the grid, seed by seed, so that an interrupted benchmark holds whole pairs."""
@@ -94,25 +128,34 @@ class BenchmarkConfig:
             ConfigError: If a name is not in the grid.
         """
         arms = _subset("arm", selection.arms, self.arms)
-        return BenchmarkConfig(
-            self.name,
-            self.data,
-            {name: self.tasks[name] for name in _subset("task", selection.tasks, list(self.tasks))},
-            arms if BASELINE in arms else [BASELINE, *arms],
-            _subset("fraction", selection.fractions, self.fractions),
-            _subset("seed", selection.seeds, self.seeds),
+        return replace(
+            self,
+            tasks={name: self.tasks[name] for name in _subset("task", selection.tasks, list(self.tasks))},
+            arms=arms if BASELINE in arms else [BASELINE, *arms],
+            fractions=_subset("fraction", selection.fractions, self.fractions),
+            seeds=_subset("seed", selection.seeds, self.seeds),
         )
 
     def experiment_config(self, experiment: Experiment) -> dict[str, Any]:
-        """Return all of this file that decides an experiment's outcome, JSON-able."""
+        """Return all of this file that decides an experiment's outcome, JSON-able.
+
+        Where data and weights lie is left out: their own hashes say what they are.
+        """
         task = self.tasks[experiment.task]
-        data = {key: value for key, value in self.data.init_args.items() if key != "root"}
+        defined = self.arm(experiment.arm).extractor
         return {
             "experiment": experiment.as_dict(),
+            **({"arm": _without(defined, "checkpoint")} if defined else {}),
             "model": {"class_path": task.model.class_path, "init_args": dict(task.model.init_args)},
             "budget": asdict(task.budget),
-            "data": {"class_path": self.data.class_path, "init_args": data},
+            "data": _without(self.data, "root"),
         }
+
+
+def _without(config: ClassConfig, path: str) -> dict[str, Any]:
+    """Return a class as JSON-able values, but for the argument that is a path of this machine."""
+    arguments = {key: value for key, value in config.init_args.items() if key != path}
+    return {"class_path": config.class_path, "init_args": arguments}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -158,17 +201,20 @@ def load_benchmark(name: str) -> BenchmarkConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    entries = _entries(raw, [field.name for field in fields(BenchmarkConfig)], str(path))
+    names = [each.name for each in fields(BenchmarkConfig) if each.name != "extractors"]
+    entries = _entries(raw, names, str(path))
     tasks = {
         name: _task(name, task, f"{path}: tasks.{name}") for name, task in _mapping(entries["tasks"], path).items()
     }
+    arms = [_arm(arm, f"{path}: arms") for arm in _list(entries["arms"], f"{path}: arms")]
     config = BenchmarkConfig(
         name=str(entries["name"]),
         data=_class(entries["data"], f"{path}: data"),
         tasks=tasks,
-        arms=[str(arm) for arm in _list(entries["arms"], f"{path}: arms")],
+        arms=[arm.name for arm in arms],
         fractions=[float(fraction) for fraction in _list(entries["fractions"], f"{path}: fractions")],
         seeds=[int(seed) for seed in _list(entries["seeds"], f"{path}: seeds")],
+        extractors={arm.name: arm.extractor for arm in arms if arm.extractor},
     )
     _check_grid(config, path)
     return config
@@ -185,9 +231,22 @@ def _check_grid(config: BenchmarkConfig, path: Path) -> None:
             raise ConfigError(f"{path}: {kind} has an entry twice: {values}")
 
 
+def _arm(raw: Any, where: str) -> ArmConfig:
+    """Read a name, or ``{name: {class_path: ..., init_args: {...}}}``."""
+    if not isinstance(raw, dict):
+        return ArmConfig(str(raw))
+    if len(raw) != 1:
+        raise ConfigError(f"{where}: expected a name, or one name with its class, found {raw!r}")
+    name, extractor = next(iter(raw.items()))
+    name = str(name)
+    if name in (BASELINE, *built_in_names()) or set(name) & set("@:"):
+        raise ConfigError(f"{where}: {name!r} has a meaning of its own; give the arm another name, without @ and :")
+    return ArmConfig(name, _class(extractor, f"{where}: {name}"))
+
+
 def _task(name: str, raw: Any, where: str) -> TaskConfig:
     entries = _entries(raw, ["network", "model", "budget"], where)
-    budget = _entries(entries["budget"], [field.name for field in fields(Budget)], f"{where}.budget")
+    budget = _entries(entries["budget"], [each.name for each in fields(Budget)], f"{where}.budget")
     return TaskConfig(name, str(entries["network"]), _class(entries["model"], f"{where}.model"), Budget(**budget))
 
 

@@ -1,5 +1,6 @@
 """From the names in a benchmark file to objects, with every argument checked."""
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
@@ -7,11 +8,12 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from sonido_bench.benchmark.config import BenchmarkConfig, ClassConfig, TaskConfig
+from sonido_bench.benchmark.config import ArmConfig, BenchmarkConfig, ClassConfig, TaskConfig
 from sonido_bench.benchmark.experiment import BASELINE
 from sonido_bench.errors import ConfigError
 from sonido_bench.features.extractor import Extractor
 from sonido_bench.foundation.catalogue import load_extractor
+from sonido_bench.foundation.controls import randomised
 
 __all__ = ["arm_extractor", "build", "build_data", "build_task", "import_class"]
 
@@ -53,10 +55,28 @@ def import_class(path: str) -> Any:
         raise ConfigError(f"there is no class {path!r}: {error}") from error
 
 
+def arm_extractor(arm: ArmConfig) -> Extractor | None:
+    """Return the frozen model of an arm, ``None`` for the baseline; the last two are kept in memory.
+
+    Raises:
+        ConfigError: If there is no such extractor, class, control or argument.
+    """
+    if arm.name == BASELINE:
+        return None
+    defined = arm.extractor and json.dumps([arm.extractor.class_path, dict(arm.extractor.init_args)], default=str)
+    return _load(arm.name, defined)
+
+
 @lru_cache(maxsize=2)
-def arm_extractor(arm: str) -> Extractor | None:
-    """Return the frozen model of an arm, ``None`` for the baseline; the last two are kept in memory."""
-    return None if arm == BASELINE else load_extractor(arm)
+def _load(name: str, defined: str | None) -> Extractor:
+    """Build an extractor by its name, or from its class and arguments as JSON, which a cache can have as its key."""
+    if defined is None:
+        return load_extractor(name)
+    config = ClassConfig(*json.loads(defined))
+    extractor = build(config, {})
+    if not isinstance(extractor, Extractor):
+        raise ConfigError(f"arm {name}: expected an extractor, {config.class_path} is none")
+    return randomised(extractor) if name.endswith("@random") else extractor
 
 
 def build_task(task: TaskConfig, extractor: Extractor | None) -> Any:

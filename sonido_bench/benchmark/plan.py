@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonido_bench.benchmark.config import BenchmarkConfig, ClassConfig, config_hash
+from sonido_bench.benchmark.config import ArmConfig, BenchmarkConfig, ClassConfig, config_hash
+from sonido_bench.benchmark.experiment import BASELINE
 from sonido_bench.benchmark.instantiate import arm_extractor, build, build_data, build_task
 from sonido_bench.benchmark.results import load_result, result_path
 from sonido_bench.benchmark.runner import RunJob, expected_config
@@ -24,15 +25,15 @@ CLIPS_PER_JOB = 64
 class ExtractionJob:
     """Extract the features of some clips into the cache; it can be pickled and called in any process."""
 
-    extractor: str | ClassConfig
+    extractor: ArmConfig | ClassConfig
     clips: tuple[Clip, ...]
     cache: Path
 
     @property
     def label(self) -> str:
         """What the progress bar shows."""
-        name = self.extractor if isinstance(self.extractor, str) else self.extractor.class_path.rpartition(".")[2]
-        return f"features of {name}"
+        of = self.extractor
+        return f"features of {of.name if isinstance(of, ArmConfig) else of.class_path.rpartition('.')[2]}"
 
     def __call__(self) -> None:
         """Extract what is missing.
@@ -84,7 +85,7 @@ def make_plan(config: BenchmarkConfig, workspace: Workspace, data: Any, wandb: s
         ResultError: If a result was made with another configuration, data set or extractor.
     """
     data.setup(None)
-    fingerprints = {arm: _fingerprint(arm) for arm in config.arms}
+    fingerprints = {arm: _fingerprint(config.arm(arm)) for arm in config.arms}
     runs = []
     grid = config.experiments(data.name)
     for experiment in grid:
@@ -96,11 +97,11 @@ def make_plan(config: BenchmarkConfig, workspace: Workspace, data: Any, wandb: s
             runs.append(RunJob(config, experiment, workspace, wandb))
     needed = list(_extractors(config, runs))
     clips = [clip for split in ("train", "validation", "test") for clip in data.clips(split)]
-    extractions = [job for name in needed for job in _extraction_jobs(name, clips, workspace.cache)]
+    extractions = [job for extractor in needed for job in _extraction_jobs(extractor, clips, workspace.cache)]
     return Plan(extractions, runs, len(grid) - len(runs))
 
 
-def _fingerprint(arm: str) -> str | None:
+def _fingerprint(arm: ArmConfig) -> str | None:
     extractor = arm_extractor(arm)
     return extractor.fingerprint() if extractor else None
 
@@ -115,28 +116,29 @@ def _check_unchanged(path: Path, expected_hash: str, expected: dict[str, Any]) -
         )
 
 
-def _extractors(config: BenchmarkConfig, runs: list[RunJob]) -> Iterator[str | ClassConfig]:
+def _extractors(config: BenchmarkConfig, runs: list[RunJob]) -> Iterator[ArmConfig | ClassConfig]:
     """Yield each frozen model that the runs read from the cache, once."""
     front_ends: list[ClassConfig] = []
-    arms: list[str] = []
+    arms: list[ArmConfig] = []
     for run in runs:
         raw = config.tasks[run.experiment.task].model.init_args["front_end"]
         front_end = ClassConfig(raw["class_path"], raw.get("init_args", {}))
         if front_end not in front_ends:
             front_ends.append(front_end)
-        if arm_extractor(run.experiment.arm) and run.experiment.arm not in arms:
-            arms.append(run.experiment.arm)
+        arm = config.arm(run.experiment.arm)
+        if arm.name != BASELINE and arm not in arms:
+            arms.append(arm)
     yield from front_ends
     yield from arms
 
 
-def _extraction_jobs(name: str | ClassConfig, clips: list[Clip], cache: Path) -> Iterator[ExtractionJob]:
-    missing = FeatureCache(cache).missing(_load(name).fingerprint(), clips)
+def _extraction_jobs(extractor: ArmConfig | ClassConfig, clips: list[Clip], cache: Path) -> Iterator[ExtractionJob]:
+    missing = FeatureCache(cache).missing(_load(extractor).fingerprint(), clips)
     for start in range(0, len(missing), CLIPS_PER_JOB):
-        yield ExtractionJob(name, tuple(missing[start : start + CLIPS_PER_JOB]), cache)
+        yield ExtractionJob(extractor, tuple(missing[start : start + CLIPS_PER_JOB]), cache)
 
 
-def _load(name: str | ClassConfig) -> Extractor:
-    extractor = arm_extractor(name) if isinstance(name, str) else build(name, {})
+def _load(config: ArmConfig | ClassConfig) -> Extractor:
+    extractor = arm_extractor(config) if isinstance(config, ArmConfig) else build(config, {})
     assert isinstance(extractor, Extractor)
     return extractor

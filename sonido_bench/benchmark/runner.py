@@ -56,7 +56,7 @@ class RunJob:
             FloatingPointError: If the loss stops being finite.
         """
         task_config = self.config.tasks[self.experiment.task]
-        extractor = arm_extractor(self.experiment.arm)
+        extractor = arm_extractor(self.config.arm(self.experiment.arm))
         with Meter() as meter:
             pl.seed_everything(self.experiment.seed, verbose=False)
             task = build_task(task_config, extractor)

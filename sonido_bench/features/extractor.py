@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sonido_bench.features.spec import ExtractorCard, FeatureSpec
@@ -102,6 +102,11 @@ class Extractor(pl.LightningModule, metaclass=_FrozenWhenBuilt):
         Paths are left out: what counts is the weights that were read from them, not where they lay.
         """
         return {name: value for name, value in self._arguments.items() if not isinstance(value, Path)}
+
+    @property
+    def redrawn(self) -> nn.Module:
+        """The part whose weights the ``@random`` control draws afresh: by default all of it."""
+        return self
 
     def fingerprint(self) -> str:
         """SHA-256 over class, revision, configuration, windows and weights, in hexadecimal.

@@ -18,10 +18,11 @@ AnyExtractor = TypeVar("AnyExtractor", bound=Extractor)
 def randomised(extractor: AnyExtractor, seed: int = 0) -> AnyExtractor:
     """Return a copy of an extractor whose weights are drawn afresh, named ``<name>@random``.
 
-    Modules that can draw their weights (``reset_parameters``) do. What they leave as it was, parameters and learned
-    buffers of other modules, keeps its values in a random order: the distribution stays, what was learned goes.
-    Constant tensors, such as the weights of a fresh normalisation, stay as they are. The draw is made on the CPU, so
-    that it does not depend on the device, and the global random state is left alone.
+    It is the part ``extractor.redrawn`` that is drawn, by default all of it. Modules that can draw their weights
+    (``reset_parameters``) do. What they leave as it was, parameters and learned buffers of other modules, keeps its
+    values in a random order: the distribution stays, what was learned goes. Constant tensors, such as the weights of a
+    fresh normalisation, stay as they are. The draw is made on the CPU, so that it does not depend on the device, and
+    the global random state is left alone.
 
     Args:
         extractor: Is not changed.
@@ -31,16 +32,17 @@ def randomised(extractor: AnyExtractor, seed: int = 0) -> AnyExtractor:
         ConfigError: If nothing changed: an extractor without weights has no random control.
     """
     control = deepcopy(extractor).cpu()
-    before = {name: tensor.clone() for name, tensor in control.state_dict().items()}
+    part = control.redrawn
+    before = {name: tensor.clone() for name, tensor in part.state_dict().items()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)  # of the CPU alone: no other is used
-        for module in control.modules():
+        for module in part.modules():
             _reset(module)
-        for name, tensor in control.state_dict().items():
+        for name, tensor in part.state_dict().items():
             if tensor.is_floating_point() and torch.equal(tensor, before[name]):
                 shuffled = tensor.flatten()[torch.randperm(tensor.numel())]
                 tensor.copy_(shuffled.view_as(tensor))
-    if all(torch.equal(tensor, before[name]) for name, tensor in control.state_dict().items()):
+    if all(torch.equal(tensor, before[name]) for name, tensor in part.state_dict().items()):
         raise ConfigError(f"{extractor.card.name} has no weights to draw afresh, so there is no such control")
     control.card = replace(extractor.card, name=f"{extractor.card.name}@random", weights_licence="none")
     return control.to(extractor.device).eval().requires_grad_(False)

@@ -12,8 +12,8 @@ __all__ = ["FeatureInjection"]
 class FeatureInjection(nn.Module):
     """Normalises, projects and adds (or concatenates) features to a network's hidden frames.
 
-    Each stream passes through its own LayerNorm, is divided by the root of its width and projected, and the results
-    are summed, which equals one projection of all streams side by side. With ``weighted_sum`` the streams are first
+    Each stream passes through its own LayerNorm, is scaled to the length ``gain`` and projected, and the results are
+    summed, which equals one projection of all streams side by side. With ``weighted_sum`` the streams are first
     averaged with learned softmax weights, as is usual over the layers of one model, and share LayerNorm and
     projection.
 
@@ -31,9 +31,11 @@ class FeatureInjection(nn.Module):
         width: Width of ``hidden``.
         mode: How the projected features join ``hidden``.
         weighted_sum: Average the streams before one projection; they must be equally wide.
+        gain: Length of a normalised frame. Adam moves every weight by the same amount, so that the gain decides how
+            fast features are learned beside the network's own input; to be chosen on validation (docs/baselines.md).
 
     Raises:
-        ValueError: If there is no stream, or ``weighted_sum`` meets different widths.
+        ValueError: If there is no stream, ``weighted_sum`` meets different widths, or ``gain`` is not positive.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class FeatureInjection(nn.Module):
         width: int,
         mode: Literal["add", "concat"] = "add",
         weighted_sum: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         if not dims:
@@ -50,7 +53,10 @@ class FeatureInjection(nn.Module):
             raise ValueError(f"a weighted sum wants streams of equal width, got {dict(dims)}")
         if mode not in ("add", "concat"):
             raise ValueError(f"expected mode add or concat, got {mode}")
+        if not gain > 0:
+            raise ValueError(f"expected a positive gain, got {gain}")
         self.dims = dict(dims)
+        self.gain = gain
         projected = {"weighted_sum": next(iter(dims.values()))} if weighted_sum else self.dims
         with torch.random.fork_rng(devices=[]):
             self.layer_weights = nn.Parameter(torch.zeros(len(dims))) if weighted_sum else None
@@ -101,8 +107,7 @@ class FeatureInjection(nn.Module):
         if self.layer_weights is not None:
             layers = torch.stack([features[name] for name in self.dims], dim=-1)
             features = {"weighted_sum": layers @ self.layer_weights.softmax(dim=0)}
-        # Adam moves every weight by the same amount, so that unscaled, wide streams would move the sum further a step
-        # than narrow ones: even a second spectrogram then disturbs what the network learns (docs/baselines.md).
+        # By length, not by channel: a wide stream would move the sum further a step than a narrow one.
         scaled = {name: norm(features[name]) / features[name].shape[-1] ** 0.5 for name, norm in self.norms.items()}
-        projected = [self.projections[name](stream) for name, stream in scaled.items()]
+        projected = [self.projections[name](self.gain * stream) for name, stream in scaled.items()]
         return torch.stack(projected).sum(dim=0)

@@ -22,13 +22,16 @@ class OptionalInjection(nn.Module):
         feature_dims: Width of each feature stream; ``None`` is the baseline.
         width: Of the hidden frames that features are injected into.
         mode: ``add`` is zero-initialised: the network starts as its baseline, bit for bit.
+        gain: How loud the features are (see ``FeatureInjection``).
     """
 
-    def __init__(self, feature_dims: Mapping[str, int] | None, width: int, mode: Injection = "add") -> None:
+    def __init__(
+        self, feature_dims: Mapping[str, int] | None, width: int, mode: Injection = "add", gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.injection: FeatureInjection | None = None
         if feature_dims is not None:
-            self.injection = FeatureInjection(feature_dims, width, mode=mode)
+            self.injection = FeatureInjection(feature_dims, width, mode=mode, gain=gain)
 
     def forward(self, hidden: Tensor, features: dict[str, Tensor] | None) -> Tensor:
         """Inject into ``(batch, frames, width)``.

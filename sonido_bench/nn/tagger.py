@@ -52,6 +52,7 @@ class Tagger(Network):
         token_out: Share of the tokens that pooling does not see in training.
         feature_dims: Width of each feature stream; ``None`` is the network without features.
         injection: How features enter; ``add`` starts as the network without them, bit for bit.
+        injection_gain: How loud they are beside the network's own input.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Tagger(Network):
         token_out: float = 0.2,
         feature_dims: Mapping[str, int] | None = None,
         injection: Injection = "add",
+        injection_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.token_out = token_out
@@ -77,7 +79,7 @@ class Tagger(Network):
         self.statistics = {"attention": (), "mean": (masked_mean,)}.get(pooling, (masked_mean, masked_max))
         pooled = width * (len(self.statistics) + (self.attention is not None))
         self.head = nn.Sequential(nn.LayerNorm(pooled), nn.Dropout(dropout), nn.Linear(pooled, outputs))
-        self.inject = OptionalInjection(feature_dims, width, injection)
+        self.inject = OptionalInjection(feature_dims, width, injection, injection_gain)
 
     def forward(self, tokens: Tensor, features: dict[str, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
         """Score clips.

@@ -42,6 +42,7 @@ class ShallowTranscriber(Network):
         dropout: Before the heads.
         feature_dims: Width of each feature stream; ``None`` is the network without features.
         injection: How features enter; ``add`` starts as the network without them, bit for bit.
+        injection_gain: How loud they are beside the network's own input.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ShallowTranscriber(Network):
         dropout: float = 0.1,
         feature_dims: Mapping[str, int] | None = None,
         injection: Injection = "add",
+        injection_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.normalise = Standardise(input_dim)
@@ -61,7 +63,7 @@ class ShallowTranscriber(Network):
         prior = torch.tensor(list(_PRIORS.values()))
         with torch.no_grad():
             self.heads.bias.copy_(prior.logit().repeat_interleave(PITCHES))
-        self.inject = OptionalInjection(feature_dims, width, injection)
+        self.inject = OptionalInjection(feature_dims, width, injection, injection_gain)
 
     def forward(self, frames: Tensor, features: dict[str, Tensor] | None = None) -> NoteMaps:
         """Transcribe.

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from sonido_bench.benchmark.config import Selection, load_benchmark
+from sonido_bench.benchmark.config import ArmConfig, ClassConfig, Selection, load_benchmark
 from sonido_bench.errors import ConfigError
 
 VALID = """
@@ -17,6 +17,8 @@ tasks:
     model: {class_path: some.Task, init_args: {lr: 0.1}}
     budget: {batch_size: 4, max_steps: 2, validate_every: 1, patience: 1}
 """
+
+WIDE = "{class_path: sonido_bench.foundation.chroma.Chroma, init_args: {compression: 10.0}}"
 
 
 def load(tmp_path: Path, text: str):
@@ -49,6 +51,13 @@ def test_shipped_benchmark_is_found_by_name():
         ("max_steps: 2", "max_stpes: 2", "unknown entry 'max_stpes'"),
         ("tasks:", "tasks: [", "not valid YAML"),
         ("tasks:", "- tasks:", "not valid YAML"),
+        ("none, chroma", "none, {wide: {class_path: some.Model}}", "arms: wide: entry 'init_args' is missing"),
+        ("none, chroma", "none, {wide: chroma}", "arms: wide: expected named entries"),
+        ("none, chroma", f"none, {{a: {WIDE}, b: {WIDE}}}", "one name with its class"),
+        ("none, chroma", f"none, {{wide: {WIDE}}}, wide", "twice"),
+        ("none, chroma", f"none, {{logmel: {WIDE}}}", "'logmel' has a meaning of its own"),
+        ("none, chroma", f"none, {{wide@random: {WIDE}}}", "'wide@random' has a meaning of its own"),
+        ("none, chroma", f"{{none: {WIDE}}}", "'none' has a meaning of its own"),
     ],
 )
 def test_a_wrong_file_gives_one_clear_line(tmp_path, old, new, message):
@@ -83,3 +92,24 @@ def test_experiment_config_does_not_depend_on_where_the_data_lie(tmp_path):
     there = load(tmp_path, VALID.replace("root: here", "root: there"))
     experiment = here.experiments("rendered")[0]
     assert here.experiment_config(experiment) == there.experiment_config(experiment)
+
+
+def test_an_arm_may_be_an_extractor_with_arguments(tmp_path):
+    config = load(tmp_path, VALID.replace("[none, chroma]", f"[none, chroma, {{wide: {WIDE}}}, wide@random]"))
+    assert config.arms == ["none", "chroma", "wide", "wide@random"]
+    wide = ClassConfig("sonido_bench.foundation.chroma.Chroma", {"compression": 10.0})
+    assert [config.arm(arm).extractor for arm in config.arms] == [None, None, wide, wide]
+    assert config.select(Selection(arms=["wide@random"])).arm("wide@random") == ArmConfig("wide@random", wide)
+
+
+def test_arguments_of_an_arm_are_recorded_but_for_where_its_weights_lie(tmp_path):
+    def recorded(init_args: str):
+        arm = f"{{wide: {{class_path: some.Model, init_args: {init_args}}}}}"
+        config = load(tmp_path, VALID.replace("[none, chroma]", f"[none, {arm}]"))
+        return [config.experiment_config(experiment) for experiment in config.experiments("rendered")[:2]]
+
+    baseline, first = recorded("{checkpoint: here, layers: [2]}")
+    assert "arm" not in baseline
+    assert first["arm"] == {"class_path": "some.Model", "init_args": {"layers": [2]}}
+    assert recorded("{checkpoint: there, layers: [2]}") == [baseline, first]
+    assert recorded("{checkpoint: here, layers: [3]}")[1] != first

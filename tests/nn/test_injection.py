@@ -105,3 +105,16 @@ def test_other_streams_and_frames_are_refused():
         injection(hidden, {"top": torch.zeros(2, 5, 6)})
     with pytest.raises(ValueError, match="align it first"):
         injection(hidden, features(frames=6))
+
+
+@pytest.mark.parametrize("gain", [1.0, 8.0])
+def test_gain_is_the_length_of_a_normalised_frame(gain):
+    injection = FeatureInjection({"a": 16}, 16, gain=gain)
+    nn.init.eye_(injection.projections["a"].weight)
+    injected = injection(torch.zeros(1, 5, 16), {"a": torch.randn(1, 5, 16)})
+    assert torch.allclose(injected.norm(dim=-1), torch.tensor(gain), rtol=1e-3)
+
+
+def test_a_gain_that_silences_features_is_refused():
+    with pytest.raises(ValueError, match="positive gain"):
+        FeatureInjection({"a": 4}, 8, gain=0.0)

@@ -15,4 +15,10 @@ def test_enough_programs_in_twelve_tags():
 def test_some_programs_are_kept_for_the_test_split(family):
     train = set(programs(family, "train"))
     assert train < set(programs(family, "test"))
-    assert all(set(programs(family, split)) == train for split in SPLITS if split != "test")
+    assert set(programs(family, "validation")) == train <= set(programs(family, "pretrain"))
+
+
+def test_pre_training_never_hears_what_the_test_split_alone_has_and_has_some_of_its_own():
+    heard = {split: {(tag, program) for tag in TAGS for program in programs(tag, split)} for split in SPLITS}
+    assert heard["pretrain"] & heard["test"] == heard["train"]
+    assert len(heard["pretrain"] - heard["train"]) == 12

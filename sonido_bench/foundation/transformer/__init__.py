@@ -1,0 +1,1 @@
+"""Factorised-attention transformers over token sequences, shared by the foundation models."""

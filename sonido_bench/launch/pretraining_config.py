@@ -1,0 +1,155 @@
+"""A pre-training as a YAML file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sonido_bench.datamodules.augmentation import AugmentationConfig
+from sonido_bench.datamodules.recordings import AudioConfig
+from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.sonido.config import LevelName, SonidoConfig
+from sonido_bench.foundation.sonido.stage_one import StageOneTraining, WaveformTraining
+from sonido_bench.foundation.sonido.stage_two import StageTwoTraining
+
+__all__ = ["CardConfig", "PretrainingConfig", "TokensConfig", "TrainerConfig", "load_pretraining", "plain"]
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """How the audio becomes tokens.
+
+    Attributes:
+        copies: Versions of each training recording; the first is as it is, the others are augmented.
+        tracks_per_shard: Recordings of a file, which is what an interruption loses at most.
+    """
+
+    copies: int = 2
+    tracks_per_shard: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse nothing at all."""
+        if self.copies < 1 or self.tracks_per_shard < 1:
+            raise ConfigError(f"tokens: expected at least 1 of each, got {self.copies} and {self.tracks_per_shard}")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Where it runs; passed to Lightning's trainer.
+
+    Attributes:
+        devices: GPUs, or on a machine without one processes; ``-1``: all GPUs.
+        nodes: Machines.
+        strategy: For example ``ddp`` or ``fsdp``.
+        precision: ``None``: ``bf16-mixed`` on a GPU, else ``32-true``.
+        threads: Of a training process on a CPU.
+    """
+
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """What the model card says besides what the run itself knows; see ``ModelCard``."""
+
+    description: str = "A SoniDo model."
+    licence: str = "Apache-2.0"
+    citation: str = "Liao et al. (2024), Music Foundation Model as Generic Booster, arXiv:2411.01135."
+    limits: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """A pre-training, from nothing to a model folder.
+
+    Attributes:
+        model: What is trained.
+        data: Its audio.
+        stage_one: How the autoencoder is trained.
+        stage_two: Level to how its transformer is trained, for all levels that have one.
+        augmentation: What happens to training audio, also to that of the tokens.
+        tokens: How the audio becomes tokens.
+        waveform_decoder: How the waveform decoder is trained, where the model has one.
+        trainer: Where it runs.
+        seed: Of all weights, batches and noise; the music has its own.
+        card: Texts of the model card.
+    """
+
+    model: SonidoConfig
+    data: AudioConfig
+    stage_one: StageOneTraining
+    stage_two: dict[LevelName, StageTwoTraining]
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    waveform_decoder: WaveformTraining | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+    card: CardConfig = field(default_factory=CardConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse a model whose parts are not all trained, and windows that are not whole frames of all levels."""
+        modelled = [prior.level for prior in self.model.priors]
+        if set(self.stage_two) != set(modelled):
+            raise ConfigError(f"stage_two: expected a section for each of {modelled}, found {list(self.stage_two)}")
+        if (self.waveform_decoder is None) != (self.model.waveform_decoder is None):
+            raise ConfigError("waveform_decoder: expected in both model and training, or in neither")
+        for prior in self.model.priors:
+            ratio = self.ratio(prior.level)
+            if prior.context % ratio:
+                raise ConfigError(f"prior {prior.level}: context must be a multiple of {ratio}, got {prior.context}")
+        for name, training in {"stage_one": self.stage_one, "waveform_decoder": self.waveform_decoder}.items():
+            if training is not None and training.batch_size % training.crops:
+                raise ConfigError(f"{name}: crops must divide batch_size, got {training.crops}, {training.batch_size}")
+
+    def ratio(self, level: str) -> int:
+        """Return the frames of a level in one frame of the coarsest."""
+        levels = self.model.stage_one
+        return levels.levels[0].stride // levels.level(level).stride
+
+    def at(self, root: Path) -> "PretrainingConfig":
+        """Return the same with the audio in another place."""
+        if self.data.rendered is not None:
+            return replace(self, data=AudioConfig(rendered=replace(self.data.rendered, root=str(root))))
+        assert self.data.folder is not None  # AudioConfig saw to it
+        return replace(self, data=AudioConfig(folder=replace(self.data.folder, root=str(root))))
+
+
+def load_pretraining(path: Path) -> PretrainingConfig:
+    """Read a pre-training.
+
+    Raises:
+        ConfigError: If the file is missing, or has a missing, unknown or wrong entry; one line.
+    """
+    import yaml
+    from jsonargparse import ArgumentError, ArgumentParser  # lazy: slow imports
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: expected a readable YAML file, found: {' '.join(str(error).split())}") from error
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: expected a mapping, found {type(values).__name__}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--pretraining", type=PretrainingConfig)
+    try:
+        parsed = parser.instantiate_classes(parser.parse_object({"pretraining": dict(values)}))
+    except (ArgumentError, TypeError, ValueError, ConfigError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    config: PretrainingConfig = parsed.pretraining
+    return config
+
+
+def plain(config: Any) -> Any:
+    """Return a dataclass as JSON-able values."""
+    return _plain(asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,133 @@
+"""Audio to tokens on disk, between the two stages of pre-training."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sonido_bench.datamodules.augmentation import Augmentation, AugmentationConfig
+from sonido_bench.datamodules.recordings import AudioConfig, AudioSource, open_audio, read_track
+from sonido_bench.errors import DataError
+from sonido_bench.files import sha256_json
+from sonido_bench.foundation.sonido.checkpoint import round_to_stored
+from sonido_bench.foundation.sonido.config import StageOneConfig
+from sonido_bench.foundation.sonido.hqvae import HQVAE
+from sonido_bench.foundation.sonido.tokens import TokenizedTrack, encode_track, read_index, write_tokens
+from sonido_bench.launch.phase import load_weights, restore
+from sonido_bench.launch.pretraining_config import PretrainingConfig, plain
+
+__all__ = ["EncodeJob", "encoding_jobs", "load_autoencoder", "token_tracks", "tokens_key", "weights_sha256"]
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """One shard of tokens, for a pool of processes.
+
+    Attributes:
+        stage_one: The autoencoder's configuration.
+        weights: Folder of the finished stage one.
+        data: The audio.
+        augmentation: What happens to copies other than 0.
+        seed: Of the augmentation.
+        path: Of the shard.
+        versions: The recordings, each with the number of its copy.
+        deadline: Of ``time.time()``, after which nothing is begun, or ``None``.
+    """
+
+    stage_one: StageOneConfig
+    weights: Path
+    data: AudioConfig
+    augmentation: AugmentationConfig
+    seed: int
+    path: Path
+    versions: tuple[tuple[str, int], ...]
+    deadline: float | None
+
+    @property
+    def label(self) -> str:
+        """What a progress bar shows."""
+        return self.path.stem
+
+    def __call__(self) -> None:
+        """Encode, unless the time is over."""
+        if self.deadline is None or time.time() < self.deadline:
+            # the folder of the tokens is named after the weights
+            model, source = _opened(self.stage_one, self.weights, self.data, self.path.parent)
+            encoded = ((f"{name}/{copy}", self._encode(model, source, name, copy)) for name, copy in self.versions)
+            write_tokens(self.path, encoded)
+
+    def _encode(self, model: HQVAE, source: AudioSource, name: str, copy: int) -> dict[str, np.ndarray]:
+        augmentation = Augmentation()
+        if copy:
+            entropy = int(sha256_json([self.seed, name, copy])[:16], 16)
+            augmentation = self.augmentation.draw(np.random.default_rng(entropy))
+        return encode_track(model, read_track(source.clip(name), self.stage_one.sample_rate, augmentation))
+
+
+def encoding_jobs(
+    config: PretrainingConfig, source: AudioSource, weights: Path, folder: Path, deadline: float | None
+) -> list[EncodeJob]:
+    """Return a job for every shard that is not there yet; the first has no deadline: each call gets somewhere."""
+    shared = (config.model.stage_one, weights, config.data, config.augmentation, config.seed)
+    versions = [(name, copy) for copy in range(config.tokens.copies) for name in source.training]
+    size = config.tokens.tracks_per_shard
+    jobs: list[EncodeJob] = []
+    for split, items in {"train": versions, "validation": [(name, 0) for name in source.validation]}.items():
+        for number, start in enumerate(range(0, len(items), size)):
+            path = folder / f"{split}-{number:05d}.safetensors"
+            if not path.is_file():
+                jobs.append(EncodeJob(*shared, path, tuple(items[start : start + size]), deadline if jobs else None))
+    return jobs
+
+
+def token_tracks(folder: Path, split: str) -> list[TokenizedTrack]:
+    """Return the tokenised recordings of a split.
+
+    Raises:
+        DataError: If there are none, or a shard is damaged.
+    """
+    tracks = read_index(sorted(folder.glob(f"{split}-*.safetensors")))
+    if not tracks:
+        raise DataError(f"{folder}: expected tokens of the split {split}, found none; start the pre-training again")
+    return tracks
+
+
+def tokens_key(config: PretrainingConfig, source: AudioSource, weights: Path) -> str:
+    """Return the hash of all that decides the tokens."""
+    return sha256_json(
+        {
+            "weights": weights_sha256(weights),
+            "audio": source.identity,
+            "augmentation": plain(config.augmentation),
+            "copies": config.tokens.copies,
+            "tracks_per_shard": config.tokens.tracks_per_shard,
+            "seed": config.seed,
+        }
+    )
+
+
+def load_autoencoder(config: StageOneConfig, folder: Path) -> HQVAE:
+    """Return the autoencoder of a finished stage one as it will be stored, on the GPU if there is one, frozen."""
+    model = HQVAE(config)
+    restore(model, folder)
+    round_to_stored(model)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the hash of a phase's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_weights(folder).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _opened(stage_one: StageOneConfig, weights: Path, data: AudioConfig, _key: Path) -> tuple[HQVAE, AudioSource]:
+    """Build what all jobs of a process share, once."""
+    return load_autoencoder(stage_one, weights), open_audio(data)
