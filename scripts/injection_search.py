@@ -4,7 +4,7 @@ Music of another data seed than the benchmark's is rendered for it, with more va
 neither the benchmark's test set nor its validation set is read. Scores are paired differences to the baseline of the
 same seed. Interrupted searches resume.
 
-    python scripts/injection_search.py quick --arms sonido-tiny sonido-tiny@random --gains 1 4 16
+    python scripts/injection_search.py quick --tasks key --arms sonido-tiny sonido-tiny@tokenizer --gains 4 16
 """
 
 import argparse
@@ -20,18 +20,16 @@ from sonido_bench.benchmark.config import BenchmarkConfig, ClassConfig, load_ben
 from sonido_bench.benchmark.experiment import BASELINE
 from sonido_bench.benchmark.instantiate import arm_extractor
 from sonido_bench.benchmark.plan import make_plan, open_data
+from sonido_bench.benchmark.stage_one_gate import GATE_DATA
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.launch.local import prepare_data
 from sonido_bench.launch.pool import worker_pool
 from sonido_bench.launch.progress import PhaseProgress
 
-DATA = {"data_seed": 1001, "validation_tracks": 500, "test_tracks": 0}
-"""Of the music that is searched on."""
-
 
 def other_music(config: BenchmarkConfig) -> BenchmarkConfig:
     """Return the benchmark on music that it does not use."""
-    data = ClassConfig(config.data.class_path, {**config.data.init_args, **DATA})
+    data = ClassConfig(config.data.class_path, {**config.data.init_args, **GATE_DATA})
     return replace(config, data=data)
 
 

@@ -109,8 +109,9 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
 
 def _add_gate(parser: argparse.ArgumentParser) -> None:
     _add_checkpoint(parser, positional=True)
-    parser.add_argument("benchmark", nargs="?", default="quick", help="whose data (default: quick)")
-    parser.add_argument("--data", type=Path, help="root of the data set (default: the benchmark's)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/rendered"), help="root of the rendered data (default: %(default)s)"
+    )
     parser.add_argument(
         "--cache", type=Path, default=Path("cache/features"), help="feature cache (default: %(default)s)"
     )

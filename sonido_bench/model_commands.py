@@ -39,25 +39,20 @@ def _shipped_config(name: str) -> Path:
 
 
 def gate(arguments: argparse.Namespace) -> None:
-    """Probe the codes of a checkpoint on the validation clips of a benchmark.
+    """Probe the codes of a checkpoint on music that no benchmark uses.
 
     Raises:
         SonidoError: If the gate stays shut.
     """
-    from sonido_bench.benchmark.config import load_benchmark
     from sonido_bench.benchmark.gate import print_gate, run_gate
-    from sonido_bench.benchmark.plan import open_data
-    from sonido_bench.benchmark.stage_one_gate import STAGE_ONE, level_rows, stage_one_rows
-    from sonido_bench.benchmark.workspace import Workspace
+    from sonido_bench.benchmark.stage_one_gate import GATE_DATA, STAGE_ONE, level_rows, stage_one_rows
     from sonido_bench.datamodules.rendered import RenderedDataModule
     from sonido_bench.features.cache import FeatureCache
     from sonido_bench.foundation.sonido.checkpoint import checkpoint_folder, write_gate
     from sonido_bench.launch.local import prepare_data
 
     folder = checkpoint_folder(arguments.checkpoint)
-    data = open_data(Workspace(Path(), Path(), arguments.data).place(load_benchmark(arguments.benchmark)))
-    if not isinstance(data, RenderedDataModule):
-        raise ConfigError(f"the gate wants key, instruments and notes of every clip, as only rendered data has: {data}")
+    data = RenderedDataModule(arguments.data, **GATE_DATA)
     prepare_data(data, arguments.workers)
     rows = stage_one_rows(folder, data.manifest)
     report = run_gate(rows, data.manifest, FeatureCache(arguments.cache), STAGE_ONE)

@@ -18,10 +18,12 @@ __all__ = ["built_in_names", "load_extractor"]
 _BUILT_IN = {
     "chroma": "sonido_bench.foundation.chroma:Chroma",
     "convnet": "sonido_bench.foundation.convnet:ConvNet",
+    "lfk16": "sonido_bench.foundation.log_frequency_kmeans:LFK16",
     "logmel": "sonido_bench.foundation.logmel:LogMel",
+    "sonido-tiny": "sonido_bench.foundation.sonido.extractor:SonidoTiny",
 }
 # The same for the stage-1 codes of a model without its language model.
-_TOKENIZERS: dict[str, str] = {}
+_TOKENIZERS = {"sonido-tiny": "sonido_bench.foundation.sonido.extractor:SonidoTinyTokenizer"}
 
 
 def built_in_names() -> list[str]:

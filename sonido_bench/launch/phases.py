@@ -132,10 +132,11 @@ def _stage_two(job: PhaseJob, level: str) -> PhaseRun:
     module = StageTwo(prior, training, config.seed)
     wanted = [level] if architecture.above is None else [level, architecture.above]
     ratios = {name: config.ratio(name) for name in wanted}
-    window = architecture.context // ratios[level]
+    window, conditioned = architecture.context // ratios[level], architecture.condition_dim is not None
+    held_out, length = token_tracks(tokens, "validation"), training.validation_windows
     data = StepDataModule(
-        TokenWindows(token_tracks(tokens, "train"), window, ratios, config.seed),
-        TokenWindows(token_tracks(tokens, "validation"), window, ratios, config.seed, training.validation_windows),
+        TokenWindows(token_tracks(tokens, "train"), window, ratios, config.seed, condition=conditioned),
+        TokenWindows(held_out, window, ratios, config.seed, length, conditioned),
         training.batch_size,
         crops=1,
         num_workers=0,  # reading is a few memory-mapped slices

@@ -26,7 +26,7 @@ from sonido_bench.launch.pool import Job, worker_pool
 from sonido_bench.launch.pretraining_config import PretrainingConfig, load_pretraining
 from sonido_bench.launch.pretraining_output import draw_history, export_model
 from sonido_bench.launch.progress import PhaseProgress
-from sonido_bench.launch.token_extraction import encoding_jobs, tokens_key
+from sonido_bench.launch.token_extraction import check_clap, encoding_jobs, tokens_key
 
 __all__ = ["pretrain"]
 
@@ -65,6 +65,7 @@ def pretrain(
     deadline = None if minutes is None else time.time() + 60 * minutes
     config = load_pretraining(config_path)
     config = config if data is None else config.at(data)
+    check_clap(config)  # before the hours of stage one
     make_tracker(wandb, folder, config.model.name)  # a missing key shows now
     workers = workers or len(os.sched_getaffinity(0))
     main = main_process()  # where several processes train together, one does all the rest

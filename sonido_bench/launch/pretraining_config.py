@@ -22,10 +22,13 @@ class TokensConfig:
     Attributes:
         copies: Versions of each training recording; the first is as it is, the others are augmented.
         tracks_per_shard: Recordings of a file, which is what an interruption loses at most.
+        clap: Folder or name of the CLAP model whose embeddings of the audio condition the transformers that have a
+            ``condition_dim``; see ``ClapEmbedding``.
     """
 
     copies: int = 2
     tracks_per_shard: int = 32
+    clap: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse nothing at all."""
@@ -93,6 +96,7 @@ class PretrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse a model whose parts are not all trained, and windows that are not whole frames of all levels."""
+        self._check_conditions()
         modelled = [prior.level for prior in self.model.priors]
         if set(self.stage_two) != set(modelled):
             raise ConfigError(f"stage_two: expected a section for each of {modelled}, found {list(self.stage_two)}")
@@ -105,6 +109,19 @@ class PretrainingConfig:
         for name, training in {"stage_one": self.stage_one, "waveform_decoder": self.waveform_decoder}.items():
             if training is not None and training.batch_size % training.crops:
                 raise ConfigError(f"{name}: crops must divide batch_size, got {training.crops}, {training.batch_size}")
+
+    def _check_conditions(self) -> None:
+        conditioned = [prior.level for prior in self.model.priors if prior.condition_dim is not None]
+        if conditioned and self.tokens.clap is None:
+            raise ConfigError(
+                f"priors {conditioned} have a condition_dim: expected the CLAP model that gives the embeddings as "
+                "tokens.clap, found none"
+            )
+        if self.tokens.clap is not None and not conditioned:
+            raise ConfigError(
+                f"tokens.clap: expected a prior with a condition_dim, found none; add one, or leave {self.tokens.clap} "
+                "out"
+            )
 
     def ratio(self, level: str) -> int:
         """Return the frames of a level in one frame of the coarsest."""

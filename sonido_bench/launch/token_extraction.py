@@ -2,17 +2,20 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sonido_bench.datamodules.augmentation import Augmentation, AugmentationConfig
 from sonido_bench.datamodules.recordings import AudioConfig, AudioSource, open_audio, read_track
-from sonido_bench.errors import DataError
+from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import sha256_json
+from sonido_bench.foundation.clap import ClapEmbedding
 from sonido_bench.foundation.sonido.checkpoint import round_to_stored
 from sonido_bench.foundation.sonido.config import StageOneConfig
 from sonido_bench.foundation.sonido.hqvae import HQVAE
@@ -20,7 +23,15 @@ from sonido_bench.foundation.sonido.tokens import TokenizedTrack, encode_track, 
 from sonido_bench.launch.phase import load_weights, restore
 from sonido_bench.launch.pretraining_config import PretrainingConfig, plain
 
-__all__ = ["EncodeJob", "encoding_jobs", "load_autoencoder", "token_tracks", "tokens_key", "weights_sha256"]
+__all__ = [
+    "EncodeJob",
+    "check_clap",
+    "encoding_jobs",
+    "load_autoencoder",
+    "token_tracks",
+    "tokens_key",
+    "weights_sha256",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class EncodeJob:
         path: Of the shard.
         versions: The recordings, each with the number of its copy.
         deadline: Of ``time.time()``, after which nothing is begun, or ``None``.
+        clap: What embeds the audio, or ``None``.
     """
 
     stage_one: StageOneConfig
@@ -46,6 +58,7 @@ class EncodeJob:
     path: Path
     versions: tuple[tuple[str, int], ...]
     deadline: float | None
+    clap: str | None = None
 
     @property
     def label(self) -> str:
@@ -56,16 +69,34 @@ class EncodeJob:
         """Encode, unless the time is over."""
         if self.deadline is None or time.time() < self.deadline:
             # the folder of the tokens is named after the weights
-            model, source = _opened(self.stage_one, self.weights, self.data, self.path.parent)
-            encoded = ((f"{name}/{copy}", self._encode(model, source, name, copy)) for name, copy in self.versions)
+            opened = _opened(self.stage_one, self.weights, self.data, self.clap, self.path.parent)
+            encoded = ((f"{name}/{copy}", self._encode(opened, name, copy)) for name, copy in self.versions)
             write_tokens(self.path, encoded)
 
-    def _encode(self, model: HQVAE, source: AudioSource, name: str, copy: int) -> dict[str, np.ndarray]:
+    def _encode(self, opened: "_Opened", name: str, copy: int) -> dict[str, np.ndarray]:
         augmentation = Augmentation()
         if copy:
             entropy = int(sha256_json([self.seed, name, copy])[:16], 16)
             augmentation = self.augmentation.draw(np.random.default_rng(entropy))
-        return encode_track(model, read_track(source.clip(name), self.stage_one.sample_rate, augmentation))
+        audio = read_track(opened.source.clip(name), self.stage_one.sample_rate, augmentation)
+        return encode_track(opened.model, audio, opened.clap)
+
+
+def check_clap(config: PretrainingConfig) -> None:
+    """Refuse a CLAP model that is not there, or whose embeddings are not as wide as the transformers want.
+
+    Raises:
+        ConfigError: One line.
+    """
+    if config.tokens.clap is None:
+        return
+    dim = ClapEmbedding(config.tokens.clap).dim
+    for prior in config.model.priors:
+        if prior.condition_dim not in (None, dim):
+            raise ConfigError(
+                f"prior {prior.level}: expected condition_dim {dim}, as {config.tokens.clap} gives, found "
+                f"{prior.condition_dim}; change it, or tokens.clap"
+            )
 
 
 def encoding_jobs(
@@ -80,7 +111,8 @@ def encoding_jobs(
         for number, start in enumerate(range(0, len(items), size)):
             path = folder / f"{split}-{number:05d}.safetensors"
             if not path.is_file():
-                jobs.append(EncodeJob(*shared, path, tuple(items[start : start + size]), deadline if jobs else None))
+                part, until = tuple(items[start : start + size]), deadline if jobs else None
+                jobs.append(EncodeJob(*shared, path, part, until, config.tokens.clap))
     return jobs
 
 
@@ -98,16 +130,17 @@ def token_tracks(folder: Path, split: str) -> list[TokenizedTrack]:
 
 def tokens_key(config: PretrainingConfig, source: AudioSource, weights: Path) -> str:
     """Return the hash of all that decides the tokens."""
-    return sha256_json(
-        {
-            "weights": weights_sha256(weights),
-            "audio": source.identity,
-            "augmentation": plain(config.augmentation),
-            "copies": config.tokens.copies,
-            "tracks_per_shard": config.tokens.tracks_per_shard,
-            "seed": config.seed,
-        }
-    )
+    decisive = {
+        "weights": weights_sha256(weights),
+        "audio": source.identity,
+        "augmentation": plain(config.augmentation),
+        "copies": config.tokens.copies,
+        "tracks_per_shard": config.tokens.tracks_per_shard,
+        "seed": config.seed,
+    }
+    if config.tokens.clap is not None:  # its weights, not its name: it may be moved, or change
+        decisive["clap"] = _sha256(ClapEmbedding(config.tokens.clap).state_dict())
+    return sha256_json(decisive)
 
 
 def load_autoencoder(config: StageOneConfig, folder: Path) -> HQVAE:
@@ -120,14 +153,27 @@ def load_autoencoder(config: StageOneConfig, folder: Path) -> HQVAE:
 
 def weights_sha256(folder: Path) -> str:
     """Return the hash of a phase's weights."""
+    return _sha256(load_weights(folder))
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(load_weights(folder).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Opened:
+    model: HQVAE
+    source: AudioSource
+    clap: ClapEmbedding | None
+
+
 @lru_cache(maxsize=1)
-def _opened(stage_one: StageOneConfig, weights: Path, data: AudioConfig, _key: Path) -> tuple[HQVAE, AudioSource]:
+def _opened(stage_one: StageOneConfig, weights: Path, data: AudioConfig, clap: str | None, _key: Path) -> _Opened:
     """Build what all jobs of a process share, once."""
-    return load_autoencoder(stage_one, weights), open_audio(data)
+    model = load_autoencoder(stage_one, weights)
+    embedding = None if clap is None else ClapEmbedding(clap).to(next(model.parameters()).device)
+    return _Opened(model, open_audio(data), embedding)

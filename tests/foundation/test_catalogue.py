@@ -26,13 +26,18 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_every_built_in_name_loads():
-    assert built_in_names() == ["chroma", "convnet", "logmel"]
+    assert built_in_names() == ["chroma", "convnet", "lfk16", "logmel", "sonido-tiny"]
     assert [load_extractor(name).card.name for name in built_in_names()] == built_in_names()
 
 
 def test_random_control_by_name():
     assert load_extractor("convnet@random").card.name == "convnet@random"
     assert load_extractor("convnet@random").fingerprint() != ConvNet().fingerprint()
+
+
+def test_tokenizer_control_by_name():
+    assert load_extractor("sonido-tiny@tokenizer").card.name == "sonido-tiny@tokenizer"
+    assert load_extractor("sonido-tiny@tokenizer").spec.dims == {"top": 256, "mid": 256}
 
 
 def test_own_class_of_the_working_folder(own_module):
@@ -44,7 +49,7 @@ def test_own_class_of_the_working_folder(own_module):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("logmell", r"unknown extractor 'logmell' \(did you mean logmel\?\); built in: chroma, convnet, logmel"),
+        ("logmell", r"unknown extractor 'logmell' \(did you mean logmel\?\); built in: chroma, convnet, lfk16, logmel"),
         ("", "unknown extractor ''"),
         ("logmel@random", "no weights"),
         ("logmel@tokenizer", "'logmel' has no @tokenizer control"),

@@ -1,23 +1,33 @@
 """Pre-training, whole: run, stop, kill, resume, refuse. One run of seconds serves all tests of this file."""
 
 import csv
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file
 
+from sonido_bench.audio import resample
+from sonido_bench.datamodules.augmentation import Augmentation
+from sonido_bench.datamodules.recordings import open_audio, read_track
 from sonido_bench.errors import ConfigError, DataError
+from sonido_bench.files import sha256_json
+from sonido_bench.foundation.clap import ClapEmbedding
 from sonido_bench.foundation.sonido.checkpoint import load_card, load_checkpoint
 from sonido_bench.foundation.sonido.stage_one import StageOne
 from sonido_bench.launch.phase import DivergedError, load_weights, read_summary
 from sonido_bench.launch.pretraining import pretrain
-from sonido_bench.launch.pretraining_config import load_pretraining
+from sonido_bench.launch.pretraining_config import load_pretraining, plain
+from sonido_bench.launch.token_extraction import tokens_key
 
 CONFIG = Path(__file__).with_name("pretraining.yaml")
 PHASES = ("stage_one", "stage_two/top", "stage_two/mid", "waveform_decoder")
@@ -29,6 +39,27 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("pretraining")
     assert run(path, "whole")
     return path
+
+
+@pytest.fixture(scope="module")
+def clap(tmp_path_factory):
+    """A folder with a random CLAP model of dim 16."""
+    pytest.importorskip("transformers")
+    from tests.foundation.test_clap import save_tiny_clap
+
+    return save_tiny_clap(tmp_path_factory.mktemp("clap"), fusion=False)
+
+
+@pytest.fixture(scope="module")
+def conditioned(folder, clap):
+    """In ``conditioned``, a run whose top transformer hears such embeddings; its configuration."""
+    top, mid = yaml.safe_load(CONFIG.read_text())["model"]["priors"]
+    priors = [top | {"condition_dim": 16, "condition_dropout": 0.5}, mid]
+    config = changed(folder / "conditioned.yaml", ("model.priors", priors), ("tokens.clap", str(clap)))
+    shutil.copytree(folder / "whole" / "stage_one", folder / "conditioned" / "stage_one")
+    shutil.copytree(folder / "whole" / "waveform_decoder", folder / "conditioned" / "waveform_decoder")
+    assert run(folder, "conditioned", config)
+    return config
 
 
 def run(folder, name, config=CONFIG, **options):
@@ -178,6 +209,95 @@ def test_settings_are_all_that_decides_a_phase(folder):
     settings = json.loads((folder / "whole" / "stage_one" / "settings.json").read_text())
     assert {"seed", "audio", "augmentation", "model", "training", "processes"} == settings.keys()
     assert str(folder) not in json.dumps(settings)
+
+
+def test_without_clap_the_tokens_key_and_settings_are_what_they_always_were(folder):
+    config, whole = load_pretraining(CONFIG).at(folder / "data"), folder / "whole"
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_weights(whole / "stage_one").items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    source = open_audio(config.data)
+    literal = {
+        "weights": digest.hexdigest(), "audio": source.identity, "augmentation": plain(config.augmentation),
+        "copies": 2, "tracks_per_shard": 4, "seed": 1,
+    }  # fmt: skip
+    key = tokens_key(config, source, whole / "stage_one")
+    assert key == sha256_json(literal)
+    assert [path.name for path in (whole / "tokens").iterdir()] == [key[:12]]
+    assert json.loads((whole / "stage_two" / "top" / "settings.json").read_text()) == {
+        "seed": 1, "processes": 1, "augmentation": plain(config.augmentation), "tokens": key[:12],
+        "model": plain(config.model.prior("top")), "training": plain(config.stage_two["top"]),
+    }  # fmt: skip
+    assert all(name.rpartition("/")[2] in ("top", "mid") for name in stored(whole))
+
+
+def stored(path: Path):
+    return {
+        name: value for shard in (path / "tokens").rglob("*.safetensors") for name, value in load_file(shard).items()
+    }
+
+
+def test_every_version_of_a_recording_has_the_embedding_of_its_audio(folder, clap, conditioned):
+    tensors, plain_tensors = stored(folder / "conditioned"), stored(folder / "whole")
+    conditions = {name: value for name, value in tensors.items() if name.endswith("/condition")}
+    assert tensors.keys() - conditions.keys() == plain_tensors.keys()
+    assert all(np.array_equal(tensors[name], plain_tensors[name]) for name in plain_tensors)
+    assert {name.removesuffix("/condition") for name in conditions} == {name.rpartition("/")[0] for name in tensors}
+    assert {(value.dtype, value.shape) for value in conditions.values()} == {(np.dtype(np.float16), (16,))}
+    source, embedding = open_audio(load_pretraining(conditioned).at(folder / "data").data), ClapEmbedding(clap)
+    for name in source.training:
+        audio = resample(read_track(source.clip(name), 11025, Augmentation()), 11025, embedding.sample_rate)
+        np.testing.assert_allclose(conditions[f"{name}/0/condition"], embedding(audio[None])[0].numpy(), atol=1e-3)
+        assert not np.array_equal(conditions[f"{name}/0/condition"], conditions[f"{name}/1/condition"])
+
+
+def test_a_transformer_with_condition_learns_it_and_resumes_exactly(folder, conditioned):
+    weights = load_weights(folder / "conditioned" / "stage_two/top")
+    assert weights["condition_start.weight"].std() > 0.019
+    assert "condition_start.weight" not in load_weights(folder / "conditioned" / "stage_two/mid")
+    shutil.copytree(folder / "conditioned", folder / "conditioned_pieces")
+    shutil.rmtree(folder / "conditioned_pieces" / "stage_two" / "top")
+    pieces = 0
+    while not run(folder, "conditioned_pieces", conditioned, minutes=0.0):
+        pieces += 1
+        assert pieces < 10
+    assert pieces >= 3
+    assert_same(folder / "conditioned_pieces", folder / "conditioned")
+
+
+def test_another_clap_model_gives_other_tokens_and_a_copy_of_it_the_same(folder, clap, conditioned, tmp_path):
+    other = shutil.copytree(clap, tmp_path / "other")
+    model = ClapEmbedding(clap).model
+    with torch.no_grad():
+        model.audio_projection.linear1.weight.add_(0.1)
+    model.save_pretrained(other)
+    config = load_pretraining(conditioned).at(folder / "data")
+    source, weights = open_audio(config.data), folder / "conditioned" / "stage_one"
+    paths = (clap, shutil.copytree(clap, tmp_path / "copy"), other)
+    configs = [replace(config, tokens=replace(config.tokens, clap=str(path))) for path in paths]
+    keys = [tokens_key(each, source, weights) for each in configs]
+    assert keys[0] == keys[1] != keys[2]
+    assert tokens_key(load_pretraining(CONFIG).at(folder / "data"), source, weights) not in keys
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"condition_dim": 12}, r"prior mid: expected condition_dim 16, as .* gives, found 12"),
+        ({"clap": "nothing/here/at/all"}, r"nothing/here/at/all: expected a CLAP model"),
+    ],
+)
+def test_a_clap_model_that_does_not_fit_is_refused_before_stage_one(folder, conditioned, tmp_path, changes, message):
+    values = yaml.safe_load(conditioned.read_text())
+    values["model"]["priors"][1]["condition_dim"] = changes.get("condition_dim", 16)
+    values["tokens"]["clap"] = changes.get("clap", values["tokens"]["clap"])
+    config = tmp_path / "wrong.yaml"
+    config.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=message) as error:
+        run(tmp_path, "refused", config)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "refused" / "stage_one").exists()
 
 
 @pytest.mark.parametrize(

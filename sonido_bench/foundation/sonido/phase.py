@@ -15,6 +15,7 @@ from sonido_bench.errors import ConfigError
 __all__ = ["Phase", "PhaseConfig"]
 
 CLIP_NORM = 1.0
+_OWN_STREAM = 1  # of seeds, so that no generator repeats torch's own
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,14 @@ class Phase(pl.LightningModule):
             return (step + 1) / self.config.warmup_steps
         left = (step - self.config.warmup_steps) / max(1, self.config.steps - self.config.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(left, 1.0)))
+
+    def generator(self, moment: int) -> torch.Generator:
+        """Return noise that follows from a moment alone, apart from what is drawn from torch's own generator.
+
+        Args:
+            moment: The step; in validation, which has the same noise each time, ``-1 - batch_idx``.
+        """
+        return torch.Generator().manual_seed(_mix(self.seed, moment, self.global_rank, _OWN_STREAM))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return matrices with weight decay, and the rest without."""

@@ -25,6 +25,8 @@ class StageTwoTraining(PhaseConfig):
 class StageTwo(Phase):
     """A transformer in training; batches map levels to tokens ``(batch, frames, codebooks)``.
 
+    A batch may have audio embeddings too: ``condition``, ``(batch, condition_dim)``.
+
     Args:
         model: The transformer.
         config: How to train it.
@@ -38,18 +40,22 @@ class StageTwo(Phase):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        cost = self._cost(batch)
+        cost = self._cost(batch, self.global_step)
         self._log("train", {"loss": cost.loss, **cost.metrics}, self._rows(batch))
         return self._checked(cost.loss)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Log what a batch costs."""
-        cost = self._cost(batch)
+        cost = self._cost(batch, -1 - batch_idx)
         self._log("val", {"loss": cost.loss, **cost.metrics}, self._rows(batch))
 
-    def _cost(self, batch: Mapping[str, Tensor]) -> PriorLoss:
+    def _cost(self, batch: Mapping[str, Tensor], moment: int = 0) -> PriorLoss:
         level, above = self.model.config.level, self.model.config.above
-        return self.model.loss(batch[level].long(), None if above is None else batch[above].long())
+        tokens, upper = batch[level].long(), None if above is None else batch[above].long()
+        condition = batch.get("condition")
+        if condition is None:
+            return self.model.loss(tokens, upper)
+        return self.model.loss(tokens, upper, condition, self.generator(moment))
 
     def _rows(self, batch: Mapping[str, Tensor]) -> int:
         return len(batch[self.model.config.level])

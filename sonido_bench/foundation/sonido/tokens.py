@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from sonido_bench.audio import resample
 from sonido_bench.errors import DataError
 from sonido_bench.files import atomic_path
+from sonido_bench.foundation.clap import ClapEmbedding
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 
 __all__ = ["TokenWindows", "TokenizedTrack", "encode_track", "read_index", "write_tokens"]
+
+_CONDITION = "condition"  # beside the names of the levels
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class TokenizedTrack:
 
     Attributes:
         shard: The file.
-        key: Within it; tensors are called ``<key>/<level>``.
+        key: Within it; tensors are called ``<key>/<level>``, its audio embedding ``<key>/condition``.
         frames: Of the coarsest level.
     """
 
@@ -37,22 +41,28 @@ class TokenizedTrack:
 
 
 @torch.no_grad()
-def encode_track(model: HQVAE, audio: Tensor) -> dict[str, np.ndarray]:
-    """Return the tokens of a recording.
+def encode_track(model: HQVAE, audio: Tensor, clap: ClapEmbedding | None = None) -> dict[str, np.ndarray]:
+    """Return the tokens of a recording, and its audio embedding.
 
     Args:
         model: The autoencoder, in evaluation mode.
         audio: Mono, ``(samples,)``, of any length above 0; the rest of the last frame is filled up with zeros.
+        clap: What embeds it; ``None``: no embedding.
 
     Returns:
-        Level to ``(frames, codebooks)``, uint8 where the codebooks allow, else uint16.
+        Level to ``(frames, codebooks)``, uint8 where the codebooks allow, else uint16; with ``clap`` also
+        ``condition``, ``(dim,)`` float16.
     """
     padded = F.pad(audio, (0, -len(audio) % model.common_hop))
     tokens = model.encode(padded[None].to(next(model.parameters()).device))
-    return {
+    encoded: dict[str, np.ndarray] = {
         level: values[0].cpu().numpy().astype(np.uint8 if model.config.level(level).codebook_size <= 256 else np.uint16)
         for level, values in tokens.items()
     }
+    if clap is not None:
+        heard = resample(audio, model.config.sample_rate, clap.sample_rate)
+        encoded[_CONDITION] = clap(heard[None])[0].cpu().numpy().astype(np.float16)
+    return encoded
 
 
 def write_tokens(path: Path, tracks: Iterable[tuple[str, Mapping[str, np.ndarray]]]) -> None:
@@ -60,7 +70,7 @@ def write_tokens(path: Path, tracks: Iterable[tuple[str, Mapping[str, np.ndarray
 
     Args:
         path: Of the finished file.
-        tracks: Key and tokens of each; made while the shard is written.
+        tracks: Key of each, and what ``encode_track`` gives; made while the shard is written.
 
     Raises:
         DataError: If it cannot be written.
@@ -101,6 +111,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         ratios: Levels that are wanted: frames in one frame of the coarsest.
         seed: Decides all draws.
         length: Number of items; ``None``: endless.
+        condition: Also give the audio embedding of the recording, of several that of the first.
 
     Raises:
         DataError: If there are no tokens.
@@ -113,6 +124,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         ratios: Mapping[str, int],
         seed: int,
         length: int | None = None,
+        condition: bool = False,
     ) -> None:
         if not tracks:
             raise DataError("expected tokens to train on, found none; encode the audio first")
@@ -121,6 +133,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         self.ratios = dict(ratios)
         self.seed = seed
         self.length = length
+        self.condition = condition
         self._ends = np.cumsum([track.frames for track in self.tracks])
 
     def __len__(self) -> int:
@@ -130,25 +143,32 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
-        """Return level to tokens, ``(1, window * ratio, codebooks)`` int64."""
+        """Return level to tokens, ``(1, window * ratio, codebooks)`` int64, ``condition`` to ``(1, dim)`` float32."""
         rng = np.random.default_rng((self.seed, item))
         parts: dict[str, list[np.ndarray]] = {level: [] for level in self.ratios}
+        drawn: list[TokenizedTrack] = []
         left = self.window
         while left:
             track = self.tracks[int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))]
+            drawn.append(track)
             taken = min(left, track.frames)
             start = int(rng.integers(track.frames - taken + 1))
             for level, ratio in self.ratios.items():
                 parts[level].append(_read(track, level, start * ratio, (start + taken) * ratio))
             left -= taken
-        return {
+        tokens = {
             level: torch.from_numpy(np.concatenate(arrays).astype(np.int64))[None] for level, arrays in parts.items()
         }
+        return tokens | {_CONDITION: _read_condition(drawn[0])[None]} if self.condition else tokens
 
 
 def _read(track: TokenizedTrack, level: str, start: int, end: int) -> np.ndarray:
     tokens: np.ndarray = _open(track.shard).get_slice(f"{track.key}/{level}")[start:end]
     return tokens
+
+
+def _read_condition(track: TokenizedTrack) -> Tensor:
+    return torch.from_numpy(_open(track.shard).get_tensor(f"{track.key}/{_CONDITION}")).float()
 
 
 @lru_cache(maxsize=4096)

@@ -145,7 +145,10 @@ def test_random_control_reads_the_same_tokens(folder):
     control, audio = randomised(extractor), music(2.0)
     expected = extractor.model.encode(audio)
     assert all(torch.equal(tokens, expected[level]) for level, tokens in control.model.encode(audio).items())
-    assert [finding for finding in check_extractor(control) if not finding.passed] == []
+    own, drawn = extractor.extract(audio), control.extract(audio)
+    for stream in own:
+        assert not torch.allclose(own[stream], drawn[stream], atol=0.1)
+        assert drawn[stream].std(dim=1).mean() > 0.01  # it does follow the audio
 
 
 def test_shipped_model_and_its_tokenizer_are_built_without_arguments(folder, monkeypatch):

@@ -2,18 +2,20 @@ import numpy as np
 import pytest
 import torch
 
+from sonido_bench.audio import resample
 from sonido_bench.errors import DataError
 from sonido_bench.foundation.sonido.tokens import TokenWindows, encode_track, read_index, write_tokens
-from tests.foundation.sonido.tiny_model import HOP, music, tiny_model
+from tests.foundation.sonido.tiny_model import HOP, RATE, music, tiny_model
 
 RATIOS = {"top": 1, "mid": 2}
 
 
 def track(number, frames):
-    """Tokens that tell their recording and their place: top frame t is t, mid frames 2 t and 2 t + 1."""
+    """Tokens and embedding that tell their recording, and place: top frame t is t, mid frames 2 t and 2 t + 1."""
     top = np.stack([np.full(frames, number), np.arange(frames)], axis=1)
     mid = np.stack([np.full(2 * frames, number), np.arange(2 * frames)], axis=1)
-    return {"top": top.astype(np.uint8), "mid": mid.astype(np.uint8)}
+    condition = np.array([number, -number, 0.1], dtype=np.float16)
+    return {"top": top.astype(np.uint8), "mid": mid.astype(np.uint8), "condition": condition}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,30 @@ def test_encoding_gives_the_models_tokens_in_few_bits():
     for level, values in expected.items():
         assert tokens[level].dtype == np.uint8
         np.testing.assert_array_equal(tokens[level], values[0].numpy())
+
+
+class Summary(torch.nn.Module):
+    """In the place of CLAP: length, mean and power of the audio that it is given, which tell what it was."""
+
+    sample_rate = 3 * RATE // 2
+    dim = 3
+
+    def forward(self, audio):
+        return torch.stack(
+            [torch.full(audio.shape[:1], audio.shape[1] / 1e5), audio.mean(1), audio.square().mean(1)], 1
+        )
+
+
+def test_encoding_embeds_the_whole_audio_at_the_rate_that_clap_wants():
+    model = tiny_model().stage_one
+    audio = music(1.0)[0][:-100]
+    encoded = encode_track(model, audio, Summary())
+    expected = Summary()(resample(audio, RATE, Summary.sample_rate)[None])[0]
+    assert encoded["condition"].dtype == np.float16
+    np.testing.assert_array_equal(encoded.pop("condition"), expected.numpy().astype(np.float16))
+    without = encode_track(model, audio)
+    assert without.keys() == encoded.keys()
+    assert all(np.array_equal(without[level], encoded[level]) for level in without)
 
 
 def test_the_index_names_what_was_written(tracks):
@@ -80,6 +106,26 @@ def test_draws_follow_seed_and_number(tracks):
     first, second = (TokenWindows(tracks, 8, RATIOS, seed=1) for _ in range(2))
     assert all(torch.equal(first[item]["mid"], second[item]["mid"]) for item in (7, 3, 7, 10**12))
     assert any(not torch.equal(first[i]["mid"], TokenWindows(tracks, 8, RATIOS, seed=2)[i]["mid"]) for i in range(3))
+
+
+def test_the_condition_of_a_window_is_that_of_its_first_recording(tracks):
+    windows = TokenWindows(tracks, 12, RATIOS, seed=0, condition=True)
+    packed = 0
+    for item in range(100):
+        window = windows[item]
+        first = int(window["top"][0, 0, 0])
+        expected = torch.tensor([[first, -first, 0.1]], dtype=torch.float16).float()
+        assert window["condition"].dtype == torch.float32
+        assert torch.equal(window["condition"], expected)
+        packed += len(window["top"][0, :, 0].unique()) > 1
+    assert packed > 3
+
+
+def test_the_condition_changes_no_draw_and_is_given_only_where_asked_for(tracks):
+    plain, conditioned = (TokenWindows(tracks, 12, RATIOS, seed=0, condition=asked) for asked in (False, True))
+    for item in range(20):
+        assert plain[item].keys() == {"top", "mid"}
+        assert all(torch.equal(values, conditioned[item][level]) for level, values in plain[item].items())
 
 
 def test_training_windows_have_no_end(tracks):
