@@ -138,7 +138,7 @@ def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of generation.wav and tokens")
     _add_checkpoint(parser)
-    parser.add_argument("--seconds", type=float, help="length, with that of the clip that is continued")
+    parser.add_argument("--seconds", type=float, help="to sample, beyond the clip that is continued")
     parser.add_argument("--prime", type=Path, metavar="AUDIO", help="continue this clip")
     parser.add_argument("--tokens", type=Path, help="a tokens.safetensors whose missing, finer levels are sampled")
     parser.add_argument("--embedding", type=Path, help="follow this audio embedding (.npy or .safetensors)")
