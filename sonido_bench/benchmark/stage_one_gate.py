@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from sonido_bench.foundation.sonido.hqvae import HQVAE
 
 __all__ = ["GATE_DATA", "STAGE_ONE", "level_rows", "stage_one_rows", "untrained"]
 
-GATE_DATA = {"data_seed": 1001, "train_tracks": 600, "validation_tracks": 500, "test_tracks": 0}
+GATE_DATA: dict[str, Any] = {"data_seed": 1001, "train_tracks": 600, "validation_tracks": 500, "test_tracks": 0}
 """Arguments of ``RenderedDataModule``: music of a seed that no benchmark uses, for what is chosen on validation."""
 
 STAGE_ONE = (
