@@ -11,6 +11,7 @@ from sonido_bench.benchmark.experiment import Experiment
 from sonido_bench.benchmark.tracking import make_tracker
 from sonido_bench.datamodules.pretraining import HeldOutSegments, RandomSegments, StepDataModule
 from sonido_bench.datamodules.recordings import AudioSource, open_audio
+from sonido_bench.foundation.sonido.config import plain
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 from sonido_bench.foundation.sonido.model import build_prior
 from sonido_bench.foundation.sonido.stage_one import StageOne, StageOneTraining, WaveformStage, WaveformTraining
@@ -18,7 +19,7 @@ from sonido_bench.foundation.sonido.stage_two import StageTwo
 from sonido_bench.foundation.sonido.tokens import TokenWindows
 from sonido_bench.foundation.sonido.waveform_decoder import WaveformDecoder
 from sonido_bench.launch.phase import OutOfTime, PhaseRun, main_process, train_phase
-from sonido_bench.launch.pretraining_config import PretrainingConfig, plain
+from sonido_bench.launch.pretraining_config import PretrainingConfig
 from sonido_bench.launch.token_extraction import load_autoencoder, token_tracks, weights_sha256
 
 __all__ = ["STAGE_ONE", "WAVEFORM_DECODER", "PhaseJob", "later_phases", "phase_folder", "train"]

@@ -1,9 +1,8 @@
 """A pre-training as a YAML file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from sonido_bench.datamodules.augmentation import AugmentationConfig
 from sonido_bench.datamodules.recordings import AudioConfig
@@ -12,7 +11,7 @@ from sonido_bench.foundation.sonido.config import LevelName, SonidoConfig
 from sonido_bench.foundation.sonido.stage_one import StageOneTraining, WaveformTraining
 from sonido_bench.foundation.sonido.stage_two import StageTwoTraining
 
-__all__ = ["CardConfig", "PretrainingConfig", "TokensConfig", "TrainerConfig", "load_pretraining", "plain"]
+__all__ = ["CardConfig", "PretrainingConfig", "TokensConfig", "TrainerConfig", "load_pretraining"]
 
 
 @dataclass(frozen=True)
@@ -159,14 +158,3 @@ def load_pretraining(path: Path) -> PretrainingConfig:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     config: PretrainingConfig = parsed.pretraining
     return config
-
-
-def plain(config: Any) -> Any:
-    """Return a dataclass as JSON-able values."""
-    return _plain(asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -17,11 +17,11 @@ from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import sha256_json
 from sonido_bench.foundation.clap import ClapEmbedding
 from sonido_bench.foundation.sonido.checkpoint import round_to_stored
-from sonido_bench.foundation.sonido.config import StageOneConfig
+from sonido_bench.foundation.sonido.config import StageOneConfig, plain
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 from sonido_bench.foundation.sonido.tokens import TokenizedTrack, encode_track, read_index, write_tokens
 from sonido_bench.launch.phase import load_weights, restore
-from sonido_bench.launch.pretraining_config import PretrainingConfig, plain
+from sonido_bench.launch.pretraining_config import PretrainingConfig
 
 __all__ = [
     "EncodeJob",

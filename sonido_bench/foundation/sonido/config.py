@@ -19,6 +19,7 @@ __all__ = [
     "WaveformDecoderConfig",
     "load_config",
     "parse_config",
+    "plain",
 ]
 
 LevelName = Literal["top", "mid", "bottom"]
@@ -238,13 +239,18 @@ class SonidoConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain, JSON-able values, from which ``parse_config`` makes an equal configuration."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        values: dict[str, Any] = plain(self)
+        return values
+
+
+def plain(config: Any) -> Any:
+    """Return a configuration, a dataclass, as JSON-able values."""
+    return _plain(asdict(config))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -1,6 +1,7 @@
 """What the autoencoder reads: the waveform of the paper, or a log-magnitude spectrogram on a musical scale."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ _SHORTEST, _LONGEST = 0.09, 0.36  # seconds: windows are within a factor of the 
 _STD_FLOOR = 0.1  # nats: a bin that is always silent is not blown up
 
 
-class FrontEnd(nn.Module):
+class FrontEnd(nn.Module, ABC):
     """Audio to what the autoencoder codes.
 
     Attributes:
@@ -31,13 +32,13 @@ class FrontEnd(nn.Module):
     hop_length: int
     reach: int
 
+    @abstractmethod
     def fit(self, audio: Sequence[Tensor]) -> None:
         """Take statistics from batches of audio ``(batch, samples)``, where the front end has any."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, audio: Tensor) -> Tensor:
         """Map ``(batch, samples)`` to ``(batch, channels, samples // hop_length)``."""
-        raise NotImplementedError
 
 
 class WaveformFrontEnd(FrontEnd):
