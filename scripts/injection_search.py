@@ -63,7 +63,7 @@ def main() -> None:
                     ]
     jobs = {job.path: job for row in table.values() for job in row if not job.path.exists()}
     data = open_data(config)
-    prepare_data(data, arguments.workers)
+    prepare_data(data.values(), arguments.workers)
     with worker_pool(arguments.workers) as pool, PhaseProgress("search", len(jobs)) as progress:
         pool.run(make_plan(config, workspace, data).extractions, lambda label: None)
         pool.run(list(jobs.values()), progress.advance)

@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
-__all__ = ["AudioBatch", "NoteBatch", "TargetBatch"]
+__all__ = ["AudioBatch", "NoteBatch", "StemBatch", "TargetBatch"]
 
 
 class AudioBatch(TypedDict):
@@ -41,3 +41,23 @@ class NoteBatch(AudioBatch):
     notes: list[Tensor]
     """Per clip ``(notes, 4)`` float32: onset and offset in seconds from the clip's start, MIDI pitch, velocity 1..127;
     sorted by onset, then pitch. No two notes of a pitch overlap."""
+
+
+class StemBatch(AudioBatch):
+    """Mixtures with their stems (separation, mixing), ``sample_rate`` always given.
+
+    ``audio`` is what the foundation model hears when it runs online: the mixture in separation, the mono downmix of
+    the stems in mixing. Cached ``features`` take its place, while ``stems`` and ``mixture`` are there in either case.
+    """
+
+    track: list[str]
+    """Names of the tracks that the clips are parts of: scores are gathered by them."""
+    start: list[float]
+    """Where each clip starts in its track, in seconds."""
+    stem_names: tuple[str, ...]
+    stems: Tensor
+    """``(batch, stems, channels, samples)``: the target in separation, the input in mixing."""
+    mixture: Tensor
+    """``(batch, channels, samples)``: the input in separation, the target in mixing."""
+    augmented: bool
+    """Whether the audio was changed or drawn at random: then no cached features fit it."""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sonido_bench import __version__, commands, model_commands
+from sonido_bench import __version__, commands, model_commands, prediction_commands
 from sonido_bench.errors import SonidoError
 
 __all__ = ["build_parser", "main"]
@@ -72,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         subparsers.add_parser("networks", help="a benchmark's task networks: parameters without and with features")
     )
     _add_extract(subparsers.add_parser("extract", help="features of your own audio"))
+    _add_predict(
+        subparsers.add_parser("predict", help="a trained task model on your own audio: stems, a mix, tags, notes")
+    )
     _add_check_extractor(subparsers.add_parser("check-extractor", help="does an extractor keep the contract?"))
     _add_pretrain(subparsers.add_parser("pretrain", help="train a foundation model; resumes"))
     _add_gate(subparsers.add_parser("gate", help="do a model's codes hold music? Probes on validation clips"))
@@ -206,6 +209,17 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one .safetensors per file")
     parser.add_argument("--extractor", default="logmel", help="a name of `sonido-bench models`, or module:Class")
     parser.set_defaults(command=commands.extract)
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run",
+        type=Path,
+        help="a folder of `fit` (results/fit/NAME/version_0), a run of `run` (runs/RUN.json), or a .ckpt",
+    )
+    parser.add_argument("audio", nargs="+", type=Path, help="audio files; in mixing, folders with a file for each stem")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    parser.set_defaults(command=prediction_commands.predict)
 
 
 def _add_check_extractor(parser: argparse.ArgumentParser) -> None:

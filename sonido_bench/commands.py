@@ -23,8 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_benchmark(arguments.benchmark)
     config = config.select(Selection(arguments.tasks, arguments.arms, arguments.fractions, arguments.seeds))
     workspace = Workspace(_results(arguments, config), arguments.cache, arguments.data)
-    data_set = run_benchmark(config, workspace, arguments.workers, arguments.wandb)
-    save_example_audio(workspace.results, data_set.clips("test"))
+    data_sets = run_benchmark(config, workspace, arguments.workers, arguments.wandb)
+    save_example_audio(workspace.results, data_sets)
     _publish(workspace.results, config.name, arguments.wandb)
 
 
@@ -86,30 +86,24 @@ def compare(arguments: argparse.Namespace) -> None:
 def status(arguments: argparse.Namespace) -> None:
     """Print how many experiments of each task and arm have a result."""
     from sonido_bench.benchmark.config import load_benchmark
+    from sonido_bench.benchmark.instantiate import dataset_names
     from sonido_bench.benchmark.listing import print_listing
     from sonido_bench.benchmark.results import result_path
 
     config = load_benchmark(arguments.benchmark)
     folder = _results(arguments, config)
+    grid = config.experiments(dataset_names(config))
     rows = []
     for task in config.tasks.values():
         for arm in config.arms:
-            cells = [
-                cell for cell in config.experiments(_data_name(config)) if (cell.task, cell.arm) == (task.name, arm)
-            ]
+            cells = [cell for cell in grid if (cell.task, cell.arm) == (task.name, arm)]
             done = sum(result_path(folder, cell).exists() for cell in cells)
             rows.append({"task": task.name, "arm": arm, "done": done, "total": len(cells)})
     print_listing(rows, arguments.format)
 
 
-def _data_name(config: "BenchmarkConfig") -> str:
-    from sonido_bench.benchmark.instantiate import import_class
-
-    return str(import_class(config.data.class_path).name)
-
-
 def data(arguments: argparse.Namespace) -> None:
-    """List, prepare or verify a benchmark's data set."""
+    """List, prepare or verify a benchmark's data sets."""
     from sonido_bench.benchmark.config import load_benchmark
     from sonido_bench.benchmark.listing import print_listing
     from sonido_bench.benchmark.plan import open_data
@@ -117,16 +111,18 @@ def data(arguments: argparse.Namespace) -> None:
     from sonido_bench.launch.local import prepare_data
 
     config = load_benchmark(arguments.benchmark)
-    data_set = open_data(Workspace(Path(), Path(), arguments.data).place(config))
+    opened = open_data(Workspace(Path(), Path(), arguments.data).place(config)).values()
+    folders = {data_set.folder: data_set for data_set in opened}
     if arguments.action == "prepare":
-        prepare_data(data_set, arguments.workers)
-        print(data_set.folder)
+        prepare_data(list(opened), arguments.workers)
+        print(*folders, sep="\n")
     elif arguments.action == "verify":
-        if problems := data_set.verify():
-            raise SonidoError(f"{len(problems)} files of {data_set.folder} are at fault; the first: {problems[0]}")
-        print(f"all files of {data_set.folder} are whole")
+        for folder, data_set in folders.items():
+            if problems := data_set.verify():
+                raise SonidoError(f"{len(problems)} files of {folder} are at fault; the first: {problems[0]}")
+            print(f"all files of {folder} are whole")
     else:
-        print_listing([data_set.describe()], arguments.format)
+        print_listing([data_set.describe() for data_set in folders.values()], arguments.format)
 
 
 def models(arguments: argparse.Namespace) -> None:

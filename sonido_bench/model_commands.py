@@ -53,7 +53,7 @@ def gate(arguments: argparse.Namespace) -> None:
 
     folder = checkpoint_folder(arguments.checkpoint)
     data = RenderedDataModule(arguments.data, **GATE_DATA)
-    prepare_data(data, arguments.workers)
+    prepare_data([data], arguments.workers)
     rows = stage_one_rows(folder, data.manifest)
     report = run_gate(rows, data.manifest, FeatureCache(arguments.cache), STAGE_ONE)
     levels = level_rows(folder, data.manifest)

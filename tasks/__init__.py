@@ -5,7 +5,20 @@ if __name__ != "sonido_bench.tasks":
     raise ImportError(f"import sonido_bench.tasks, not {__name__}")
 
 from sonido_bench.tasks.base import FeatureTask
+from sonido_bench.tasks.crafx2 import CRAFx2Task
+from sonido_bench.tasks.htdemucs import HTDemucsTask
+from sonido_bench.tasks.mix_wave_unet import FxNormWaveUNetTask, MixWaveUNetTask
 from sonido_bench.tasks.tagging import TaggingTask
 from sonido_bench.tasks.transcription import TranscriptionTask
+from sonido_bench.tasks.umx import UMXTask
 
-__all__ = ["FeatureTask", "TaggingTask", "TranscriptionTask"]
+__all__ = [
+    "CRAFx2Task",
+    "FeatureTask",
+    "FxNormWaveUNetTask",
+    "HTDemucsTask",
+    "MixWaveUNetTask",
+    "TaggingTask",
+    "TranscriptionTask",
+    "UMXTask",
+]

@@ -1,4 +1,4 @@
-"""What all task models share: frozen extractors, aligned inputs, checkpoints without them, set-level scores."""
+"""What all task models share: a frozen extractor, aligned features, checkpoints without it, set-level scores."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from sonido_bench.audio import resample, to_mono
 from sonido_bench.batches import AudioBatch
@@ -20,14 +20,9 @@ from sonido_bench.features.spec import FrameGrid
 from sonido_bench.metrics.corpus import CORPUS_SCORES
 from sonido_bench.metrics.items import TestItems
 from sonido_bench.metrics.metric import Metric
-from sonido_bench.nn.standardise import Network
 
-__all__ = ["FeatureTask", "Inputs"]
+__all__ = ["FeatureTask", "checked_streams"]
 
-Inputs = tuple[Tensor, dict[str, Tensor] | None]
-"""Front end ``(batch, frames, dim)`` and every feature stream on its frames, or ``None`` in the baseline."""
-
-_FROZEN = ("front_end.", "extractor.")
 _STATISTICS_BATCHES = 64
 """Batches of training data from which the input's mean and deviation are taken."""
 _WARM_UP = 0.05
@@ -35,21 +30,18 @@ _WARM_UP = 0.05
 
 
 class FeatureTask(pl.LightningModule):
-    """A task model on a frozen front end, with the features of a frozen extractor or, as its own baseline, without.
+    """A task model with the features of a frozen extractor or, as its own baseline, without.
 
-    A subclass builds ``self.model``, sets ``metrics``, and writes ``step``, ``items``,
-    ``validation_scores`` and ``summarise``. Scores are those of a whole set: what each clip gave is gathered, over
+    A task that reads something off audio is an ``AnalysisTask``, one that gives audio a ``GenerativeTask``; a subclass
+    of these builds ``self.model``, sets ``metrics``, and writes ``step``, ``items``, ``validation_scores``,
+    ``summarise`` and ``named_inputs``. Scores are those of a whole set: what each clip gave is gathered, over
     processes too, and scored once.
 
     Args:
-        front_end: The task's own spectrogram: an extractor with one stream.
         extractor: The frozen model; ``None`` is the baseline.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero, per step.
         weight_decay: AdamW's, on matrices only.
         max_steps: Length of the schedule; ``None`` takes it from the trainer.
-
-    Raises:
-        ConfigError: If the front end does not have exactly one stream.
 
     Attributes:
         metrics: The scores of the test set, the primary one first.
@@ -60,20 +52,16 @@ class FeatureTask(pl.LightningModule):
     network: ClassVar[str]
     target: str
     metrics: tuple[Metric, ...]
-    model: Network
+    model: nn.Module
 
     def __init__(
         self,
-        front_end: Extractor,
         extractor: Extractor | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         max_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if len(front_end.spec.streams) != 1:
-            raise ConfigError(f"front_end needs one stream, {type(front_end).__name__} has {[*front_end.spec.streams]}")
-        self.front_end = front_end
         self.extractor = extractor
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -94,62 +82,45 @@ class FeatureTask(pl.LightningModule):
         return "max" if self.metrics[0].higher_is_better else "min"
 
     @property
-    def grid(self) -> FrameGrid:
-        """Where the frames of the front end, and so of the model, lie in time."""
-        return self.front_end.spec.grid(self._stream)
-
-    @property
-    def input_dim(self) -> int:
-        """Channels of a frame of the front end."""
-        return self.front_end.spec.streams[self._stream].dim
-
-    @property
     def feature_dims(self) -> dict[str, int] | None:
         """Width of each feature stream; ``None`` in the baseline."""
         return None if self.extractor is None else self.extractor.spec.dims
 
     @property
-    def _stream(self) -> str:
-        """Name of the front end's only stream."""
-        return next(iter(self.front_end.spec.streams))
+    def frozen(self) -> dict[str, Extractor | None]:
+        """The frozen models by the names of their attributes, which are also those of their streams in a batch."""
+        return {"extractor": self.extractor}
 
-    # --- inputs -----------------------------------------------------------------------------------------------------
+    # --- features ---------------------------------------------------------------------------------------------------
 
-    def inputs(self, batch: AudioBatch) -> Inputs:
-        """Return the front end and the features of a batch on the front end's frames.
+    def streams(self, batch: AudioBatch) -> dict[str, Tensor]:
+        """Return the features of a batch at their own frame rates, from the cache or extracted; none in the baseline.
 
         Args:
-            batch: With ``front_end`` (and ``features``) from the cache, or with ``audio`` to extract them from.
+            batch: With ``audio`` to extract them from, or with ``features`` from the cache.
 
         Raises:
             ConfigError: If the batch was made for another arm: streams are missing, unexpected or of another width.
         """
-        front = self.front(batch)
-        return front, self.features(batch, front.shape[1])
-
-    def front(self, batch: AudioBatch) -> Tensor:
-        """Return the front end of a batch, ``(batch, frames, dim)``; raises as ``inputs``."""
         if "audio" in batch:
-            return self._extract(self.front_end, batch)[self._stream]
-        return _checked(batch.get("front_end", {}), self.front_end.spec.dims, "front_end")[self._stream]
+            return {} if self.extractor is None else self.extract(self.extractor, batch)
+        return checked_streams(batch.get("features", {}), self.feature_dims or {}, "features")
 
-    def features(self, batch: AudioBatch, frames: int) -> dict[str, Tensor] | None:
-        """Return the features of a batch on the front end's frames, ``None`` in the baseline; raises as ``inputs``."""
-        if "audio" in batch:
-            streams = {} if self.extractor is None else self._extract(self.extractor, batch)
-        else:
-            streams = _checked(batch.get("features", {}), self.feature_dims or {}, "features")
+    def aligned(self, streams: Mapping[str, Tensor], grid: FrameGrid, frames: int) -> dict[str, Tensor] | None:
+        """Bring what ``streams`` gave to the frames of a network, ``(batch, frames, dim)``; ``None`` in the baseline.
+
+        Args:
+            streams: Features at their own frame rates.
+            grid: Where the network's frames lie.
+            frames: How many it has.
+        """
         if self.extractor is None:
             return None
         spec = self.extractor.spec
-        return {name: align(stream, spec.grid(name), self.grid, frames) for name, stream in streams.items()}
+        return {name: align(stream, spec.grid(name), grid, frames) for name, stream in streams.items()}
 
-    def run_model(self, inputs: Inputs) -> Any:
-        """Run the network in float32 whatever the trainer's precision: ranks of scores and peaks need the digits."""
-        with torch.autocast(self.device.type, enabled=False):
-            return self.model(*inputs)
-
-    def _extract(self, extractor: Extractor, batch: AudioBatch) -> dict[str, Tensor]:
+    @staticmethod
+    def extract(extractor: Extractor, batch: AudioBatch) -> dict[str, Tensor]:
         """Extract the streams of a batch's mono mix."""
         mono = to_mono(batch["audio"])
         return extractor.extract(resample(mono, batch["sample_rate"], extractor.spec.sample_rate))
@@ -172,19 +143,31 @@ class FeatureTask(pl.LightningModule):
         """Turn what was kept of the test set into items."""
         raise NotImplementedError
 
+    def named_inputs(self, batch: Any) -> dict[str, Tensor]:
+        """Return all that the loss depends on, each with the batch first, for the error that names a broken clip."""
+        raise NotImplementedError
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the statistics of the training set are known, or there are none."""
+        return True
+
     def update_statistics(self, batch: Any) -> None:
-        """Take a batch of training data into the statistics of the input."""
-        self.model.normalise.update(self.front(batch))
+        """Take a batch of training data into the statistics of the network."""
+
+    def finish_statistics(self) -> None:
+        """Put the statistics to use, once all batches were taken in."""
 
     # --- training, validation, test ---------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Take mean and deviation of the input from the training set, unless a checkpoint brought them."""
-        if self.model.normalise.count > 0:
+        """Take the statistics of the input from the training set, unless a checkpoint brought them."""
+        if self.has_statistics:
             return
         loader: Any = self.trainer.train_dataloader
         for batch in itertools.islice(loader, _STATISTICS_BATCHES):
             self.update_statistics(self.trainer.strategy.batch_to_device(batch))
+        self.finish_statistics()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -257,9 +240,7 @@ class FeatureTask(pl.LightningModule):
 
     def _explain(self, batch: Any, stage: str) -> None:
         """Raise the error that says why a loss is not finite."""
-        front, features = self.inputs(batch)
-        named = {"front end": front, "target": batch.get("target", front), **(features or {})}
-        for name, values in named.items():
+        for name, values in self.named_inputs(batch).items():
             finite = torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.isfinite(values)
             if not finite.all():
                 bad = [clip for clip, good in zip(batch["clip"], finite.tolist(), strict=True) if not good]
@@ -292,14 +273,13 @@ class FeatureTask(pl.LightningModule):
 
     @cached_property
     def fingerprints(self) -> dict[str, str | None]:
-        """SHA-256 of the front end and of the extractor (``None`` in the baseline)."""
-        extractor = None if self.extractor is None else self.extractor.fingerprint()
-        return {"front_end": self.front_end.fingerprint(), "extractor": extractor}
+        """SHA-256 of each frozen model; ``None`` of the extractor in the baseline."""
+        return {name: None if model is None else model.fingerprint() for name, model in self.frozen.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out and store their fingerprints instead."""
         weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {key: value for key, value in weights.items() if not key.startswith(_FROZEN)}
+        checkpoint["state_dict"] = {name: value for name, value in weights.items() if not self._is_frozen(name)}
         checkpoint["fingerprints"] = self.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -316,11 +296,15 @@ class FeatureTask(pl.LightningModule):
                     f"the checkpoint was trained with {name} {wanted}, this task has {found}; "
                     f"give the {name} with which it was trained"
                 )
-        frozen = {key: value for key, value in self.state_dict().items() if key.startswith(_FROZEN)}
+        frozen = {name: value for name, value in self.state_dict().items() if self._is_frozen(name)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **frozen}
 
+    def _is_frozen(self, name: str) -> bool:
+        """Whether a tensor of the state belongs to a frozen model."""
+        return name.partition(".")[0] in self.frozen
 
-def _checked(found: Mapping[str, Tensor], dims: Mapping[str, int], kind: str) -> dict[str, Tensor]:
+
+def checked_streams(found: Mapping[str, Tensor], dims: Mapping[str, int], kind: str) -> dict[str, Tensor]:
     """Return the streams of a batch if they are those that the task was built for.
 
     Raises:

@@ -17,7 +17,7 @@ from sonido_bench.metrics.metric import Metric
 from sonido_bench.nn.optional_injection import Injection
 from sonido_bench.nn.standardise import Standardise
 from sonido_bench.nn.tagger import Pooling, Tagger
-from sonido_bench.tasks.base import FeatureTask
+from sonido_bench.tasks.analysis import AnalysisTask
 
 __all__ = ["Problem", "TaggingTask"]
 
@@ -31,7 +31,7 @@ _METRICS: Mapping[str, tuple[Metric, ...]] = {
 _EXAMPLES = 4
 
 
-class TaggingTask(FeatureTask):
+class TaggingTask(AnalysisTask):
     """Labels, a key or values of a clip.
 
     - ``multilabel``: binary cross-entropy; ``map`` (mean average precision over classes), ``roc_auc``.

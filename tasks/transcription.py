@@ -18,7 +18,7 @@ from sonido_bench.nn.note_decoding import Thresholds, decode_notes
 from sonido_bench.nn.note_targets import note_targets
 from sonido_bench.nn.optional_injection import Injection
 from sonido_bench.nn.transcriber import NoteMaps, ShallowTranscriber
-from sonido_bench.tasks.base import FeatureTask
+from sonido_bench.tasks.analysis import AnalysisTask
 from sonido_bench.tasks.note_thresholds import choose_thresholds
 
 __all__ = ["TranscriptionTask"]
@@ -26,7 +26,7 @@ __all__ = ["TranscriptionTask"]
 _EXAMPLES = 4
 
 
-class TranscriptionTask(FeatureTask):
+class TranscriptionTask(AnalysisTask):
     """Notes with onset, offset, pitch and velocity from a shallow network.
 
     Loss: binary cross-entropy of onset, offset and frame maps, and the squared error of the velocity where a note

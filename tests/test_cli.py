@@ -6,7 +6,7 @@ import pytest
 from sonido_bench.cli import main
 
 COMMANDS = ["run", "leaderboard", "compare", "status", "data", "models", "networks", "extract", "check-extractor"]
-COMMANDS += ["pretrain", "gate", "reconstruct", "generate"]
+COMMANDS += ["pretrain", "gate", "reconstruct", "generate", "predict"]
 
 
 def test_help_does_not_import_torch():

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
 from sonido_bench.benchmark.config import Budget, ClassConfig, load_benchmark
@@ -14,6 +16,34 @@ from sonido_bench.launch.local import run_benchmark
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = {"seconds": 1.5, "train_tracks": 8, "validation_tracks": 4, "test_tracks": 4}
+LOADING = {"data.batches_per_epoch": 1, "data.num_workers": 0}
+PUBLISHED = {
+    "umx-published": {**LOADING, "data.segment_seconds": 0.5, "data.batch_size": 2, "model.width": 16},
+    "htdemucs-published": {
+        **LOADING,
+        "data.segment_seconds": 1.0,
+        "model.segment_seconds": 1.0,
+        "model.hidden": 8,
+        "model.bottom_channels": 32,
+        "model.t_layers": 1,
+    },
+    "mix-wave-unet-published": {
+        **LOADING,
+        "data.segment_seconds": 0.5,
+        "data.batch_size": 2,
+        "model.layers": 3,
+        "model.growth": 4,
+    },
+    "crafx2-published": {
+        **LOADING,
+        "data.segment_seconds": 1.6,
+        "data.batch_size": 2,
+        "data.normalised": "false",
+        "model.encoder_width": 8,
+        "model.repeats": 1,
+    },
+}
+"""Recipes of papers, for which the data must be fetched, and what makes them small enough for a test."""
 
 
 def ids(path: Path) -> str:
@@ -30,13 +60,24 @@ def data(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.fixture(scope="module")
+def musdb(tmp_path_factory):
+    """Two tracks to train on, one for validation, one for the test, of two and a half seconds."""
+    root, rng = tmp_path_factory.mktemp("musdb"), np.random.default_rng(0)
+    for name in ("train/One", "train/Two", "train/Actions - One Minute Smile", "test/Three"):
+        stems = {stem: 0.1 * rng.standard_normal((110250, 2)) for stem in ("vocals", "drums", "bass", "other")}
+        (root / name).mkdir(parents=True)
+        for stem, audio in {**stems, "mixture": sum(stems.values())}.items():
+            soundfile.write(root / name / f"{stem}.wav", audio, 44100)
+    return root
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "tasks").glob("*.yaml")), ids=ids)
-def test_task_configurations_train_and_test(path, data, tmp_path, monkeypatch):
+def test_task_configurations_train_and_test(path, data, musdb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = [
-        f"--data.init_args.{name}={value}"
-        for name, value in {**SMALL, "batches_per_epoch": 1, "batch_size": 2, "root": data}.items()
-    ]
+    own = {f"data.{name}": value for name, value in {**SMALL, "batches_per_epoch": 1, "batch_size": 2}.items()}
+    changed = {**PUBLISHED.get(path.stem, own), "data.root": musdb if path.stem in PUBLISHED else data}
+    options = [f"--{name.replace('.', '.init_args.')}={value}" for name, value in changed.items()]
     limits = ["--trainer.max_steps=2", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
     command = [
         "--config",

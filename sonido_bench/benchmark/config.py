@@ -77,12 +77,23 @@ class Budget:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One task of a benchmark: the task model (without its extractor) and its budget."""
+    """One task of a benchmark: the task model (without its extractor), its budget and, if it differs, its data set.
+
+    Attributes:
+        name: As on the leaderboard.
+        network: The task model's name.
+        model: The task model.
+        budget: What its training may spend.
+        data: A data set of its own; ``None`` for the benchmark's.
+        data_args: Arguments of the benchmark's data set that are others for this task.
+    """
 
     name: str
     network: str
     model: ClassConfig
     budget: Budget
+    data: ClassConfig | None = None
+    data_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """A benchmark: the grid of tasks x arms x fractions x seeds over one data set.
+    """A benchmark: the grid of tasks x arms x fractions x seeds.
 
-    ``extractors`` are those that the file defines under names of its own, with arguments.
+    ``data`` is the data set of all tasks that name no other. ``extractors`` are those that the file defines under names
+    of its own, with arguments.
     """
 
     name: str
@@ -114,10 +126,20 @@ class BenchmarkConfig:
         """Return what an arm of this benchmark is."""
         return ArmConfig(name, self.extractors.get(name.removesuffix(_RANDOM)))
 
-    def experiments(self, dataset: str) -> list[Experiment]:
-        """Return the grid, seed by seed, so that an interrupted benchmark holds whole pairs."""
+    def task_data(self, task: TaskConfig) -> ClassConfig:
+        """Return the data set of a task."""
+        if task.data is not None:
+            return task.data
+        return ClassConfig(self.data.class_path, {**self.data.init_args, **task.data_args})
+
+    def experiments(self, datasets: Mapping[str, str]) -> list[Experiment]:
+        """Return the grid, seed by seed, so that an interrupted benchmark holds whole pairs.
+
+        Args:
+            datasets: Name of each task's data set.
+        """
         return [
-            Experiment(task.name, task.network, dataset, arm, fraction, seed)
+            Experiment(task.name, task.network, datasets[task.name], arm, fraction, seed)
             for seed, task, fraction, arm in product(self.seeds, self.tasks.values(), self.fractions, self.arms)
         ]
 
@@ -148,7 +170,7 @@ class BenchmarkConfig:
             **({"arm": _without(defined, "checkpoint")} if defined else {}),
             "model": {"class_path": task.model.class_path, "init_args": dict(task.model.init_args)},
             "budget": asdict(task.budget),
-            "data": _without(self.data, "root"),
+            "data": _without(self.task_data(task), "root"),
         }
 
 
@@ -245,9 +267,20 @@ def _arm(raw: Any, where: str) -> ArmConfig:
 
 
 def _task(name: str, raw: Any, where: str) -> TaskConfig:
-    entries = _entries(raw, ["network", "model", "budget"], where)
+    entries = _entries(raw, ["network", "model", "budget"], where, optional=["data"])
     budget = _entries(entries["budget"], [each.name for each in fields(Budget)], f"{where}.budget")
-    return TaskConfig(name, str(entries["network"]), _class(entries["model"], f"{where}.model"), Budget(**budget))
+    model = _class(entries["model"], f"{where}.model")
+    data, data_args = _task_data(entries.get("data"), f"{where}.data")
+    return TaskConfig(name, str(entries["network"]), model, Budget(**budget), data, data_args)
+
+
+def _task_data(raw: Any, where: str) -> tuple[ClassConfig | None, dict[str, Any]]:
+    """Read a data set of a task's own, or the arguments alone that it changes in the benchmark's."""
+    if raw is None:
+        return None, {}
+    if isinstance(raw, dict) and "class_path" in raw:
+        return _class(raw, where), {}
+    return None, _mapping(_entries(raw, ["init_args"], where)["init_args"], where)
 
 
 def _class(raw: Any, where: str) -> ClassConfig:
@@ -267,11 +300,11 @@ def _list(raw: Any, where: str) -> Iterator[Any]:
     yield from raw
 
 
-def _entries(raw: Any, names: list[str], where: str) -> dict[str, Any]:
+def _entries(raw: Any, names: list[str], where: str, optional: Sequence[str] = ()) -> dict[str, Any]:
     """Return the entries of a section, refusing missing and unknown ones."""
     found = _mapping(raw, where)
-    if unknown := sorted(set(found) - set(names)):
-        raise ConfigError(f"{where}: unknown entry {unknown[0]!r}; expected {', '.join(names)}")
+    if unknown := sorted(set(found) - {*names, *optional}):
+        raise ConfigError(f"{where}: unknown entry {unknown[0]!r}; expected {', '.join([*names, *optional])}")
     if missing := [name for name in names if name not in found]:
         raise ConfigError(f"{where}: entry {missing[0]!r} is missing; expected {', '.join(names)}")
     return found

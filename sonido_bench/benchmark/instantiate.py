@@ -15,7 +15,7 @@ from sonido_bench.features.extractor import Extractor
 from sonido_bench.foundation.catalogue import load_extractor
 from sonido_bench.foundation.controls import randomised
 
-__all__ = ["arm_extractor", "build", "build_data", "build_task", "import_class"]
+__all__ = ["arm_extractor", "build", "build_data", "build_task", "dataset_names", "import_class"]
 
 
 def build(config: ClassConfig, given: Mapping[str, Any]) -> Any:
@@ -85,7 +85,7 @@ def build_task(task: TaskConfig, extractor: Extractor | None) -> Any:
 
 
 def build_data(config: BenchmarkConfig, task: TaskConfig, target: str, fraction: float = 1.0, seed: int = 0) -> Any:
-    """Construct the data set of a benchmark for one task's target."""
+    """Construct the data set of a task for its model's target."""
     budget = task.budget
     given = {
         "target": target,
@@ -94,4 +94,13 @@ def build_data(config: BenchmarkConfig, task: TaskConfig, target: str, fraction:
         "batch_size": budget.batch_size,
         "batches_per_epoch": budget.validate_every,
     }
-    return build(config.data, given)
+    return build(config.task_data(task), given)
+
+
+def dataset_names(config: BenchmarkConfig) -> dict[str, str]:
+    """Return the name of each task's data set.
+
+    Raises:
+        ConfigError: If there is no such class.
+    """
+    return {name: str(import_class(config.task_data(task).class_path).name) for name, task in config.tasks.items()}

@@ -1,6 +1,6 @@
 """What a benchmark still has to do: features to extract, experiments to run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from sonido_bench.benchmark.results import load_result, result_path
 from sonido_bench.benchmark.runner import RunJob, expected_config
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.clips import Clip
+from sonido_bench.datamodules.stems.datamodule import refuse_cache
 from sonido_bench.errors import ResultError
 from sonido_bench.features.cache import FeatureCache
 from sonido_bench.features.extractor import Extractor
@@ -61,43 +62,58 @@ class Plan:
     finished: int
 
 
-def open_data(config: BenchmarkConfig) -> Any:
-    """Return the benchmark's data set, checked against every task's model; nothing is read or made yet.
+def open_data(config: BenchmarkConfig) -> dict[str, Any]:
+    """Return the data set of each task, checked against the task's model; nothing is read or made yet.
+
+    Tasks with the same data and target share one.
 
     Raises:
-        ConfigError: If a class or one of its options is wrong.
+        ConfigError: If a class or one of its options is wrong, or a data set changes its audio at random: features of
+            a benchmark are cached.
     """
-    checked = [build_data(config, task, build_task(task, None).target) for task in config.tasks.values()]
-    return checked[0]
+    opened: list[tuple[ClassConfig, str, Any]] = []
+    data = {}
+    for task in config.tasks.values():
+        target = build_task(task, None).target
+        built = build_data(config, task, target)
+        refuse_cache(getattr(built, "augmentation", None))
+        same = [each for known, aim, each in opened if (known, aim) == (config.task_data(task), target)]
+        data[task.name] = same[0] if same else built
+        opened.append((config.task_data(task), target, data[task.name]))
+    return data
 
 
-def make_plan(config: BenchmarkConfig, workspace: Workspace, data: Any, wandb: str = "disabled") -> Plan:
+def make_plan(config: BenchmarkConfig, workspace: Workspace, data: Mapping[str, Any], wandb: str = "disabled") -> Plan:
     """Compare the grid with what is on disk.
 
     Args:
         config: The benchmark.
         workspace: Its folders.
-        data: Its data set, prepared.
+        data: The data set of each task, prepared.
         wandb: Mode of the runs' W&B logging.
 
     Raises:
         ConfigError: If an arm's extractor does not exist.
         ResultError: If a result was made with another configuration, data set or extractor.
     """
-    data.setup(None)
+    for data_set in {id(each): each for each in data.values()}.values():
+        data_set.setup(None)
     fingerprints = {arm: _fingerprint(config.arm(arm)) for arm in config.arms}
     runs = []
-    grid = config.experiments(data.name)
+    grid = config.experiments({name: data_set.name for name, data_set in data.items()})
     for experiment in grid:
         path = result_path(workspace.results, experiment)
         if path.exists():
-            expected = expected_config(config, experiment, data.sha256, fingerprints[experiment.arm])
+            data_sha256 = data[experiment.task].sha256
+            expected = expected_config(config, experiment, data_sha256, fingerprints[experiment.arm])
             _check_unchanged(path, config_hash(expected), expected)
         else:
             runs.append(RunJob(config, experiment, workspace, wandb))
-    needed = list(_extractors(config, runs))
-    clips = [clip for split in ("train", "validation", "test") for clip in data.clips(split)]
-    extractions = [job for extractor in needed for job in _extraction_jobs(extractor, clips, workspace.cache)]
+    extractions = [
+        job
+        for extractor, tasks in _needed(config, runs)
+        for job in _extraction_jobs(extractor, _clips([data[task] for task in tasks]), workspace.cache)
+    ]
     return Plan(extractions, runs, len(grid) - len(runs))
 
 
@@ -116,20 +132,30 @@ def _check_unchanged(path: Path, expected_hash: str, expected: dict[str, Any]) -
         )
 
 
-def _extractors(config: BenchmarkConfig, runs: list[RunJob]) -> Iterator[ArmConfig | ClassConfig]:
-    """Yield each frozen model that the runs read from the cache, once."""
-    front_ends: list[ClassConfig] = []
-    arms: list[ArmConfig] = []
+def _needed(config: BenchmarkConfig, runs: list[RunJob]) -> list[tuple[ArmConfig | ClassConfig, list[str]]]:
+    """Return each frozen model that the runs read from the cache, front ends first, with the tasks that read it."""
+    readers: list[tuple[ArmConfig | ClassConfig, list[str]]] = []
     for run in runs:
-        raw = config.tasks[run.experiment.task].model.init_args["front_end"]
-        front_end = ClassConfig(raw["class_path"], raw.get("init_args", {}))
-        if front_end not in front_ends:
-            front_ends.append(front_end)
+        task = run.experiment.task
+        raw = config.tasks[task].model.init_args.get("front_end")  # a task that gives audio has none
         arm = config.arm(run.experiment.arm)
-        if arm.name != BASELINE and arm not in arms:
-            arms.append(arm)
-    yield from front_ends
-    yield from arms
+        models: list[ArmConfig | ClassConfig] = [] if arm.name == BASELINE else [arm]
+        if raw:
+            models.append(ClassConfig(raw["class_path"], raw.get("init_args", {})))
+        for model in models:
+            tasks = next((names for known, names in readers if known == model), None)
+            if tasks is None:
+                readers.append((model, [task]))
+            elif task not in tasks:
+                tasks.append(task)
+    return sorted(readers, key=lambda reader: isinstance(reader[0], ArmConfig))
+
+
+def _clips(data_sets: list[Any]) -> list[Clip]:
+    """Return the clips of data sets; one that several have, or have under other names, once."""
+    distinct = {id(each): each for each in data_sets}.values()
+    clips = [clip for each in distinct for split in ("train", "validation", "test") for clip in each.clips(split)]
+    return list({(clip.sha256, clip.start, clip.seconds): clip for clip in clips}.values())
 
 
 def _extraction_jobs(extractor: ArmConfig | ClassConfig, clips: list[Clip], cache: Path) -> Iterator[ExtractionJob]:

@@ -39,8 +39,9 @@ class Items:
         targets: For corpus-level metrics: per item the target (0/1 per class, or values per output), else empty.
         predictions: The matching predictions (scores per class, or values), else empty.
         examples: A few items to look at: name of the clip to a JSON-able description of truth and prediction,
-            ``{"reference": ..., "estimate": ...}``: lists of labels (tagging), or lists of
-            ``[onset, offset, pitch, velocity]`` (transcription).
+            ``{"reference": ..., "estimate": ...}``: lists of labels (tagging), lists of
+            ``[onset, offset, pitch, velocity]`` (transcription), or files by name with the ``input`` beside them
+            (separation, mixing).
     """
 
     names: list[str]

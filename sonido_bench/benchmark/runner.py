@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 
 from sonido_bench.benchmark.config import BenchmarkConfig, config_hash
 from sonido_bench.benchmark.environment import describe_environment
+from sonido_bench.benchmark.example_audio import save_recordings
 from sonido_bench.benchmark.experiment import Experiment
 from sonido_bench.benchmark.history import History
 from sonido_bench.benchmark.instantiate import arm_extractor, build_data, build_task
@@ -16,6 +17,7 @@ from sonido_bench.benchmark.tracking import make_tracker
 from sonido_bench.benchmark.training import attach_features, train
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.features.cache import FeatureCache
+from sonido_bench.metrics.items import TestItems
 
 __all__ = ["RunJob", "count_parameters", "expected_config"]
 
@@ -84,15 +86,21 @@ class RunJob:
             best_step=best.step,
             metrics=task.metrics,
             values=task.values,
-            items=Items(**vars(task.test_items)),
+            items=self._items(task.test_items),
         )
         save_result(self.workspace.results, result)
         tracker.finish(result)
 
+    def _items(self, found: TestItems) -> Items:
+        """Return the test set's items; write what there is to hear, if the report shows this run."""
+        examples = dict(found.examples)
+        if self.experiment.seed == self.config.seeds[0] and self.experiment.fraction == max(self.config.fractions):
+            examples |= save_recordings(self.workspace.results, self.experiment, found.recordings)
+        return Items(found.names, found.scores, found.targets, found.predictions, examples)
+
 
 def count_parameters(task: Any) -> Parameters:
-    """Count the parameters of a task's network, without its frozen front end and extractor."""
-    frozen = {id(p) for module in (task.front_end, task.extractor) if module is not None for p in module.parameters()}
-    network = [p for p in task.parameters() if id(p) not in frozen]
+    """Count the parameters of a task's network, without its frozen models and an average of its weights."""
+    network = list(task.model.parameters())
     extractor = sum(p.numel() for p in task.extractor.parameters()) if task.extractor else 0
     return Parameters(sum(p.numel() for p in network), sum(p.numel() for p in network if p.requires_grad), extractor)

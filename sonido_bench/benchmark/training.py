@@ -34,16 +34,22 @@ class BestWeights:
 
 
 def attach_features(task: Any, data: Any, cache: Any) -> None:
-    """Let the batches of a data set carry cached streams, of the task's front end and its extractor, instead of audio.
+    """Let the batches of a data set carry cached streams of the task's frozen models instead of audio.
 
     Args:
-        task: The task model.
+        task: The task model; if it has none, its batches stay as they are.
         data: A data module, set up.
         cache: The feature cache.
+
+    Raises:
+        ConfigError: If the data set changes its audio at random, so that no cached features fit.
     """
+    models = {name: model for name, model in task.frozen.items() if model is not None}
+    if not models:
+        return
     clips = [clip for split in ("train", "validation", "test") for clip in data.clips(split)]
-    features = cache.streams(task.extractor.fingerprint(), clips) if task.extractor else None
-    data.attach(cache.streams(task.front_end.fingerprint(), clips), features)
+    streams = {name: cache.streams(model.fingerprint(), clips) for name, model in models.items()}
+    data.attach(streams.get("front_end"), streams.get("extractor"))
 
 
 def train(task: Any, data: Any, budget: Budget, folder: Path, history: History) -> BestWeights:

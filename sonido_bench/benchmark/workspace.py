@@ -15,7 +15,7 @@ class Workspace:
     Attributes:
         results: The benchmark's own folder: results, checkpoints, leaderboard, report.
         cache: The feature cache; may be shared by benchmarks.
-        data: Root of the data set; ``None`` leaves it to the benchmark file.
+        data: Root of the benchmark's data set; ``None`` leaves it to the benchmark file.
     """
 
     results: Path
@@ -23,8 +23,20 @@ class Workspace:
     data: Path | None = None
 
     def place(self, config: BenchmarkConfig) -> BenchmarkConfig:
-        """Return the benchmark with its data in this workspace."""
+        """Return the benchmark with its data in this workspace, and those of tasks that the file has in the same place.
+
+        A task's data set with another root stays where the file says: it is another one.
+        """
         if self.data is None:
             return config
-        data = ClassConfig(config.data.class_path, {**config.data.init_args, "root": str(self.data)})
-        return replace(config, data=data)
+        old, new = config.data.init_args.get("root"), str(self.data)
+
+        def moved(data: ClassConfig) -> ClassConfig:
+            """Return a data set with the new root."""
+            return ClassConfig(data.class_path, {**data.init_args, "root": new})
+
+        tasks = {
+            name: replace(task, data=moved(task.data)) if task.data and task.data.init_args.get("root") == old else task
+            for name, task in config.tasks.items()
+        }
+        return replace(config, data=moved(config.data), tasks=tasks)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sonido_bench.benchmark.config import BenchmarkConfig
@@ -18,7 +18,7 @@ __all__ = ["prepare_data", "run_benchmark"]
 
 def run_benchmark(
     config: BenchmarkConfig, workspace: Workspace, workers: int | None = None, wandb: str = "disabled"
-) -> Any:
+) -> dict[str, Any]:
     """Run every experiment that has no result yet.
 
     The same call resumes after Ctrl-C, a crash or a kill: at most the runs in hand are lost.
@@ -30,7 +30,7 @@ def run_benchmark(
         wandb: ``disabled``, ``offline`` or ``online``.
 
     Returns:
-        The benchmark's data set, set up.
+        The data set of each task, set up.
 
     Raises:
         ConfigError: If the benchmark names something that does not exist.
@@ -40,7 +40,7 @@ def run_benchmark(
     config = workspace.place(config)
     data = open_data(config)
     with locked(workspace.results), worker_pool(workers or _cores()) as pool:
-        _prepare(pool, data)
+        _prepare(pool, data.values())
         plan = make_plan(config, workspace, data, wandb)
         if not plan.runs:
             print(f"all {plan.finished} experiments have a result in {workspace.results}", file=sys.stderr)
@@ -49,11 +49,11 @@ def run_benchmark(
     return data
 
 
-def prepare_data(data: Any, workers: int | None = None) -> None:
-    """Make what is missing of a data set.
+def prepare_data(data: Iterable[Any], workers: int | None = None) -> None:
+    """Make what is missing of data sets.
 
     Args:
-        data: A data module with ``preparation_jobs`` and ``finish_preparation``.
+        data: Data modules with ``preparation_jobs`` and ``finish_preparation``.
         workers: Processes; by default one per CPU core that this process may use.
 
     Raises:
@@ -67,9 +67,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _prepare(pool: WorkerPool, data: Any) -> None:
-    _phase(pool, "preparing data", data.preparation_jobs())
-    data.finish_preparation()
+def _prepare(pool: WorkerPool, data: Iterable[Any]) -> None:
+    for data_set in {id(each): each for each in data}.values():  # several tasks may share one
+        _phase(pool, "preparing data", data_set.preparation_jobs())
+        data_set.finish_preparation()
 
 
 def _phase(pool: WorkerPool, name: str, jobs: Sequence[Job], already: int = 0) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from sonido_bench.benchmark.config import ArmConfig, ClassConfig, Selection, load_benchmark
+from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.errors import ConfigError
 
 VALID = """
@@ -28,7 +29,7 @@ def load(tmp_path: Path, text: str):
 
 
 def test_grid_is_the_whole_product_seed_by_seed(tmp_path):
-    grid = load(tmp_path, VALID).experiments("rendered")
+    grid = load(tmp_path, VALID).experiments({"key": "rendered"})
     assert len(grid) == len(set(grid)) == 2 * 2 * 3
     assert [experiment.seed for experiment in grid] == [0] * 4 + [1] * 4 + [2] * 4
     assert len({experiment.slug for experiment in grid}) == len(grid)
@@ -90,7 +91,7 @@ def test_selection_keeps_the_baseline_and_refuses_unknown_names(tmp_path):
 def test_experiment_config_does_not_depend_on_where_the_data_lie(tmp_path):
     here = load(tmp_path, VALID)
     there = load(tmp_path, VALID.replace("root: here", "root: there"))
-    experiment = here.experiments("rendered")[0]
+    experiment = here.experiments({"key": "rendered"})[0]
     assert here.experiment_config(experiment) == there.experiment_config(experiment)
 
 
@@ -106,10 +107,39 @@ def test_arguments_of_an_arm_are_recorded_but_for_where_its_weights_lie(tmp_path
     def recorded(init_args: str):
         arm = f"{{wide: {{class_path: some.Model, init_args: {init_args}}}}}"
         config = load(tmp_path, VALID.replace("[none, chroma]", f"[none, {arm}]"))
-        return [config.experiment_config(experiment) for experiment in config.experiments("rendered")[:2]]
+        return [config.experiment_config(experiment) for experiment in config.experiments({"key": "rendered"})[:2]]
 
     baseline, first = recorded("{checkpoint: here, layers: [2]}")
     assert "arm" not in baseline
     assert first["arm"] == {"class_path": "some.Model", "init_args": {"layers": [2]}}
     assert recorded("{checkpoint: there, layers: [2]}") == [baseline, first]
     assert recorded("{checkpoint: here, layers: [3]}")[1] != first
+
+
+def test_a_task_may_have_data_of_its_own(tmp_path):
+    entry = "budget: {batch_size: 4"
+    changed = load(tmp_path, VALID.replace(entry, f"data: {{init_args: {{seconds: 3}}}}\n    {entry}"))
+    assert changed.task_data(changed.tasks["key"]) == ClassConfig("some.Data", {"root": "here", "seconds": 3})
+    own = f"data: {{class_path: other.Data, init_args: {{seconds: 3}}}}\n    {entry}"
+    other = load(tmp_path, VALID.replace(entry, own))
+    assert other.task_data(other.tasks["key"]) == ClassConfig("other.Data", {"seconds": 3})
+    plain = load(tmp_path, VALID)
+    assert plain.task_data(plain.tasks["key"]) == plain.data
+    recorded = [each.experiment_config(each.experiments({"key": "x"})[0])["data"] for each in (plain, changed, other)]
+    assert [each["init_args"] for each in recorded] == [{}, {"seconds": 3}, {"seconds": 3}]
+    for wrong, message in (("{}", "expected named entries"), ("{init_agrs: {a: 1}}", "unknown entry 'init_agrs'")):
+        with pytest.raises(ConfigError, match=rf"tasks\.key\.data: {message}"):
+            load(tmp_path, VALID.replace(entry, f"data: {wrong}\n    {entry}"))
+
+
+def test_a_workspace_moves_data_that_lie_together(tmp_path):
+    entry = "budget: {batch_size: 4"
+
+    def place(root):
+        own = f"data: {{class_path: other.Data, init_args: {{root: {root}}}}}\n    {entry}"
+        config = load(tmp_path, VALID.replace(entry, own))
+        placed = Workspace(tmp_path, tmp_path, Path("there")).place(config)
+        return [placed.data.init_args["root"], placed.task_data(placed.tasks["key"]).init_args["root"]]
+
+    assert place("here") == ["there", "there"]
+    assert place("elsewhere") == ["there", "elsewhere"]

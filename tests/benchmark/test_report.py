@@ -121,6 +121,26 @@ def test_a_clip_name_cannot_reach_outside_of_the_folder(tmp_path):
     assert base64.b64encode(b"secret").decode() not in page
 
 
+def test_recordings_of_each_arm_are_played(tmp_path):
+    folder = tmp_path / "examples"
+    (folder / "run").mkdir(parents=True)
+    (tmp_path / "secret.ogg").write_bytes(b"secret")
+    for name in ("input", "wanted", "found"):
+        (folder / "run" / f"{name}.ogg").write_bytes(name.encode())
+    example = {
+        "input": "run/input.ogg",
+        "reference": {"vocals": "run/wanted.ogg"},
+        "estimate": {"vocals": "run/found.ogg", "drums": "../secret.ogg", "bass": "run/missing.ogg"},
+    }
+    run = replace(make_result(), items=replace(make_result().items, examples={"track": example}))
+    page = render_report([run], "sounds", folder)
+    outline(page)
+    for name in ("input", "wanted", "found"):
+        assert page.count(base64.b64encode(name.encode()).decode()) == 1
+    assert base64.b64encode(b"secret").decode() not in page
+    assert page.count("no recording") == 2
+
+
 def test_little_to_show(tmp_path):
     bare = replace(make_result(), history=[], items=replace(make_result().items, examples={}))
     page = render_report([bare], "bare", tmp_path)
