@@ -31,6 +31,8 @@ def conv(channels_in: int, channels_out: int, kernel: int = 1, bands: int = 1, d
 class ResidualBlock(nn.Module):
     """Dilated convolution within bands, then 1x1 across them, around a skip connection (as Jukebox's).
 
+    The 1x1 starts from zero, and with it the block as the identity.
+
     Args:
         width: Channels.
         bands: Parts of the channels that are not mixed in time.
@@ -45,6 +47,8 @@ class ResidualBlock(nn.Module):
         self.reach = _DILATIONS[index % len(_DILATIONS)]
         self.within = conv(width, width, 3, bands, self.reach)
         self.across = conv(width, width)
+        for parameter in self.across.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map ``(batch, width, frames)`` to the same shape."""
@@ -53,35 +57,63 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Sequential):
-    """Strided convolutions, one for each prime factor of the ratio; a ratio of 1 is a 1x1 convolution.
+    """Strided convolutions, one for each prime factor of the ratio, with GELU between them; nothing for a ratio of 1.
+
+    Args:
+        channels_in: Channels before.
+        channels_out: Channels after.
+        ratio: By which the length is divided.
+        bands: Parts of the channels that are not mixed.
 
     Attributes:
         reach: Input frames before and after an output frame's own ones that it sees.
+
+    Raises:
+        ConfigError: If a ratio of 1 is to change the channels.
     """
 
     def __init__(self, channels_in: int, channels_out: int, ratio: int, bands: int = 1) -> None:
+        _refuse_idle_change(channels_in, channels_out, ratio)
         layers: list[nn.Module] = []
         reach, hop = 0, 1
         for step in _prime_factors(ratio):
-            layers += [_strided(nn.Conv1d, channels_in, channels_out, step, bands), nn.GELU()]
+            layers += [nn.GELU()] if layers else []
+            layers.append(_strided(nn.Conv1d, channels_in, channels_out, step, bands))
             channels_in, reach, hop = channels_out, reach + hop * (step // 2), hop * step
-        super().__init__(*layers, conv(channels_in, channels_out))
+        super().__init__(*layers)
         self.reach = reach
 
 
 class Upsample(nn.Sequential):
     """Transposed convolutions, one for each prime factor of the ratio: the reverse of ``Downsample``.
 
+    Args:
+        channels_in: Channels before.
+        channels_out: Channels after.
+        ratio: By which the length is multiplied.
+        bands: Parts of the channels that are not mixed.
+
     Attributes:
         reach: Input frames before and after its own one that an output frame sees.
+
+    Raises:
+        ConfigError: If a ratio of 1 is to change the channels.
     """
 
     def __init__(self, channels_in: int, channels_out: int, ratio: int, bands: int = 1) -> None:
-        layers: list[nn.Module] = [conv(channels_in, channels_out)]
+        _refuse_idle_change(channels_in, channels_out, ratio)
+        layers: list[nn.Module] = []
         for step in reversed(_prime_factors(ratio)):
-            layers += [nn.GELU(), _strided(nn.ConvTranspose1d, channels_out, channels_out, step, bands)]
+            layers += [nn.GELU()] if layers else []
+            layers.append(_strided(nn.ConvTranspose1d, channels_in, channels_out, step, bands))
+            channels_in = channels_out
         super().__init__(*layers)
         self.reach = len(_prime_factors(ratio))
+
+
+def _refuse_idle_change(channels_in: int, channels_out: int, ratio: int) -> None:
+    if ratio == 1 and channels_in != channels_out:
+        raise ConfigError(f"a ratio of 1 keeps the channels, expected {channels_in}, got {channels_out}")
 
 
 def _strided(

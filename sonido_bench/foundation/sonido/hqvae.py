@@ -79,7 +79,6 @@ class HQVAE(nn.Module):
             self.stages[level.name] = Level(level, above, below, bands, quantizer)
         self.out = nn.Sequential(
             Upsample(finest.width, finest.width, finest.stride, bands),
-            nn.GELU(),
             conv(finest.width, channels, 1, bands),
         )
         self.heads = nn.ModuleDict()
@@ -126,7 +125,7 @@ class HQVAE(nn.Module):
             stage, hop = self._stage(name), self.hop(name)
             if stage.up is not None:
                 state += stage.up.reach * hop * stage.ratio_above
-            reaches[name] = max(reaches[name], state) + hop  # hop: the kernel of 3 that makes the latent
+            reaches[name] = max(reaches[name], state) + hop * stage.latent_reach
             state = reaches[name] + hop * stage.blocks_reach
         return {name: 2 * reaches[name] + self.hop(name) for name in self.levels}
 

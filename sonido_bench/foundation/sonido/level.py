@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sonido_bench.foundation.sonido.blocks import Downsample, ResidualBlock, Upsample, conv
 from sonido_bench.foundation.sonido.config import LevelConfig
@@ -25,6 +24,7 @@ class Level(nn.Module):
 
     Attributes:
         blocks_reach: Frames to either side of its own that a frame sees through the blocks of one direction.
+        latent_reach: The same of what makes latents from state and activation.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class Level(nn.Module):
         self.up = Upsample(above.width, width, self.ratio_above, bands) if above else None
         self.from_state = conv(width, width, 3, bands)
         self.from_activation = conv(width, width, 3, bands)
+        self.mix = ResidualBlock(width, bands)
+        self.latent_reach = 1 + self.mix.reach  # 1: the kernels of 3 before it
         self.to_latent = conv(width, latent_dim, 1, bands)
         self.quantizer = LevelQuantizer(level.codebook_size, level.code_dim, bands, level.layers, kind)
         self.from_code = conv(latent_dim, width, 1, bands)
@@ -73,8 +75,7 @@ class Level(nn.Module):
 
         The two are convolved apart and added, which is the convolution of the two side by side, within bands.
         """
-        hidden = F.gelu(self.from_state(state) + self.from_activation(activation))
-        latents: Tensor = self.to_latent(hidden)
+        latents: Tensor = self.to_latent(self.mix(self.from_state(state) + self.from_activation(activation)))
         return latents.transpose(1, 2)
 
     @torch.no_grad()

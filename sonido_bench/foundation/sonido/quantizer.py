@@ -121,7 +121,7 @@ class StochasticQuantizer(nn.Module):
         return self.codes.gather(1, index).transpose(0, 1)
 
     @torch.no_grad()
-    def restart_dead_codes(self, threshold: float = 0.05) -> None:
+    def restart_dead_codes(self, threshold: float = 0.2) -> None:
         """Put codes that are hardly ever the nearest on latents of the last training batch.
 
         Args:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sonido_bench.errors import ConfigError, DataError
-from sonido_bench.foundation.sonido.blocks import Downsample, Upsample, unit_power_start
+from sonido_bench.foundation.sonido.blocks import Downsample, ResidualBlock, Upsample, unit_power_start
 from sonido_bench.foundation.sonido.config import FrontEndConfig, LevelConfig, StageOneConfig
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 
@@ -47,6 +47,9 @@ def music(batch=3, samples=6144, seed=0):
 def started(config, seed=0, quantizer="stochastic"):
     torch.manual_seed(seed)
     model = HQVAE(config, quantizer)
+    for block in model.modules():
+        if isinstance(block, ResidualBlock):  # they start as the identity, which would hide what they do
+            torch.nn.init.normal_(block.across.weight)
     model.initialise([music(4, seed=seed), music(2, 3072, seed=seed + 1)], torch.Generator().manual_seed(seed))
     return model
 
@@ -182,6 +185,27 @@ def test_layers_start_at_unit_power_and_leave_no_hooks():
     assert float(down(signal).std().detach()) == pytest.approx(1, abs=1e-3)
     assert up(down(signal)).shape == signal.shape
     assert not any(layer._forward_hooks for layer in [*down.modules(), *up.modules()])
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 6])
+def test_changes_of_rate_undo_each_other_in_length(ratio):
+    down, up = Downsample(8, 8, ratio, 2), Upsample(8, 8, ratio, 2)
+    signal = torch.randn(2, 8, 60)
+    assert down(signal).shape == (2, 8, 60 // ratio)
+    assert up(down(signal)).shape == signal.shape
+    if ratio == 1:
+        assert torch.equal(up(down(signal)), signal)
+
+
+def test_blocks_start_as_the_identity():
+    signal = torch.randn(2, 8, 60)
+    assert torch.equal(ResidualBlock(8, 2, 1)(signal), signal)
+
+
+@pytest.mark.parametrize("kind", [Downsample, Upsample])
+def test_a_change_of_channels_without_a_change_of_rate_is_refused(kind):
+    with pytest.raises(ConfigError, match="a ratio of 1 keeps the channels, expected 4, got 8"):
+        kind(4, 8, 1)
 
 
 @pytest.mark.parametrize("shape", [(512,), (2, 0), (2, 513)])
