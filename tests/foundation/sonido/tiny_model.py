@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from sonido_bench.foundation.sonido.blocks import ResidualBlock
 from sonido_bench.foundation.sonido.card import ModelCard
 from sonido_bench.foundation.sonido.config import (
     FeatureConfig,
@@ -72,6 +73,9 @@ def tiny_model(**changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Sonido(tiny_config(**changes)).eval()
+        for block in model.stage_one.modules():
+            if isinstance(block, ResidualBlock):  # before codes are put where latents are
+                torch.nn.init.normal_(block.across.weight)
         model.stage_one.initialise([music(8.0, batch=2)])
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():  # what training starts from zero would hide the rest
