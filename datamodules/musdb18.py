@@ -270,7 +270,7 @@ def _musdb_track(path: Path) -> Any:
         ) from error
     try:
         return MultiTrack(path=str(path), name=path.name.removesuffix(_SUFFIX), stem_id=0)
-    except Exception as error:
+    except Exception as error:  # whatever stempeg and ffprobe make of a damaged file
         raise DataError(f"{path}: expected a .stem.mp4 with five streams: {error}; fetch the file again") from error
 
 
