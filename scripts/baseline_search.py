@@ -1,32 +1,34 @@
 """How strong is the baseline? Change one option of it at a time and look at validation.
 
-Every task of a benchmark is trained without features under each candidate, on seeds that the benchmark does not use.
-A candidate that beats the benchmark file's own setting by more than the noise belongs into the file. The test set is
-never read. Interrupted searches resume.
+Every task of a benchmark is trained without features under each candidate, at the task's fractions, on music and seeds
+that the benchmark does not use. A candidate that beats the benchmark file's own setting by more than the noise belongs
+into the file. No test set is read. Interrupted searches resume.
 
     python scripts/baseline_search.py quick --workspace results/search
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import lightning.pytorch as pl
 
-from sonido_bench.benchmark.config import BenchmarkConfig, Budget, ClassConfig, TaskConfig, load_benchmark
+from sonido_bench.benchmark.config import BenchmarkConfig, Budget, ClassConfig, Selection, TaskConfig, load_benchmark
 from sonido_bench.benchmark.experiment import BASELINE
 from sonido_bench.benchmark.history import History
 from sonido_bench.benchmark.instantiate import arm_extractor, build_data, build_task
 from sonido_bench.benchmark.plan import make_plan, open_data
+from sonido_bench.benchmark.stage_one_gate import GATE_DATA
 from sonido_bench.benchmark.tracking import NoTracker
 from sonido_bench.benchmark.training import attach_features, train
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.features.cache import FeatureCache
 from sonido_bench.files import sha256_json, write_json
+from sonido_bench.launch.local import prepare_data
 from sonido_bench.launch.pool import worker_pool
 from sonido_bench.launch.progress import PhaseProgress
 
@@ -89,7 +91,8 @@ class SearchJob:
     def path(self) -> Path:
         """Where the score is kept; the same candidate is never trained twice."""
         task = (self.task.name, self.task.model.class_path, dict(self.task.model.init_args), vars(self.task.budget))
-        identity = [*task, dict(self.config.data.init_args), self.fraction, self.seed, self.arm, self.fingerprint]
+        data = asdict(self.config.task_data(self.task))
+        identity = [*task, data, self.fraction, self.seed, self.arm, self.fingerprint]
         return self.workspace.results / f"{sha256_json(identity)}.json"
 
     def __call__(self) -> None:
@@ -101,6 +104,28 @@ class SearchJob:
         attach_features(task, data, FeatureCache(self.workspace.cache))
         best = train(task, data, self.task.budget, self.path.with_suffix(""), History(NoTracker()))
         write_json(self.path, {"score": best.score, "step": best.step})
+
+
+Table = Mapping[tuple[str, str, str], Mapping[float, list[SearchJob]]]
+"""By task, option and value, and by fraction: the trainings of a candidate."""
+
+
+def other_music(config: BenchmarkConfig) -> BenchmarkConfig:
+    """Return the benchmark on music that it does not use, and without test clips, for every task.
+
+    The benchmark's data set gets the sizes of the gate's. A data set that a task has of its own, and what a task
+    changes in the benchmark's, keep their sizes but for the test split. A data set that is not rendered has no other
+    music: it is refused, as one without the option ``data_seed``, when it is opened.
+    """
+    unseen = {option: GATE_DATA[option] for option in ("data_seed", "test_tracks")}
+
+    def moved(task: TaskConfig) -> TaskConfig:
+        """Return a task on other music."""
+        data = task.data and ClassConfig(task.data.class_path, {**task.data.init_args, **unseen})
+        return replace(task, data=data, data_args={**task.data_args, **unseen})
+
+    data = ClassConfig(config.data.class_path, {**config.data.init_args, **GATE_DATA})
+    return replace(config, data=data, tasks={name: moved(task) for name, task in config.tasks.items()})
 
 
 def candidates(task: TaskConfig) -> Iterator[tuple[str, Any, TaskConfig]]:
@@ -143,42 +168,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark", nargs="?", default="quick")
     parser.add_argument("--workspace", type=Path, default=Path("results/search"))
-    parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--tasks", nargs="+", choices=CANDIDATES)
     parser.add_argument("--options", nargs="+")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each candidate (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    config = load_benchmark(arguments.benchmark)
+    config = other_music(load_benchmark(arguments.benchmark))
+    config = config.select(Selection(tasks=arguments.tasks or [name for name in config.tasks if name in CANDIDATES]))
     workspace = Workspace(arguments.workspace, Path("cache/features"))
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
-    tasks = [task for name, task in config.tasks.items() if not arguments.tasks or name in arguments.tasks]
     grid = [
         (task, option, value, candidate)
-        for task in tasks
+        for task in config.tasks.values()
         for option, value, candidate in candidates(task)
         if not arguments.options or option in arguments.options
     ]
-    table: Mapping[tuple[str, str, str], dict[float, list[SearchJob]]] = {
+    table: Table = {
         (task.name, option, str(value)): {
             fraction: [SearchJob(config, candidate, fraction, seed, workspace) for seed in seeds]
-            for fraction in config.fractions
+            for fraction in config.task_fractions(task)
         }
         for task, option, value, candidate in grid
     }
     jobs = {
         job.path: job for row in table.values() for column in row.values() for job in column if not job.path.exists()
     }
+    prepare_data(open_data(config).values(), arguments.workers)
     with worker_pool(arguments.workers) as pool, PhaseProgress("search", len(jobs)) as progress:
         extract(config, [candidate for *_, candidate in grid], workspace, pool)
         pool.run(list(jobs.values()), progress.advance)
-    for name in dict.fromkeys(task.name for task in tasks):
-        print(
-            f"\n{name}\n\n| option | value | " + " | ".join(f"{fraction:.0%}" for fraction in config.fractions) + " |"
-        )
-        print("| --- | --- |" + " --- |" * len(config.fractions))
-        for (task_name, option, value), columns in table.items():
-            if task_name == name:
-                print(f"| {option} | {value} | " + " | ".join(scores(column) for column in columns.values()) + " |")
+    for task in config.tasks.values():
+        show(task.name, config.task_fractions(task), table)
+
+
+def show(name: str, fractions: Sequence[float], table: Table) -> None:
+    """Print the Markdown table of a task."""
+    print(f"\n{name}\n\n| option | value | " + " | ".join(f"{fraction:.0%}" for fraction in fractions) + " |")
+    print("| --- | --- |" + " --- |" * len(fractions))
+    for (task, option, value), columns in table.items():
+        if task == name:
+            print(f"| {option} | {value} | " + " | ".join(scores(column) for column in columns.values()) + " |")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,32 @@
 """How should features enter? Train arms with different gains of the injection and look at validation.
 
 Music of another data seed than the benchmark's is rendered for it, with more validation clips and no test clips:
-neither the benchmark's test set nor its validation set is read. Scores are paired differences to the baseline of the
-same seed. Interrupted searches resume.
+neither the benchmark's test set nor its validation set is read. Improvements are paired differences to the baseline of
+the same seed, positive where the arm is better whatever the metric's direction. Interrupted searches resume.
 
     python scripts/injection_search.py quick --tasks key --arms sonido-tiny sonido-tiny@tokenizer --gains 4 16
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from baseline_search import FIRST_SEED, SearchJob, changed
+from baseline_search import FIRST_SEED, SearchJob, changed, other_music
 
-from sonido_bench.benchmark.config import BenchmarkConfig, ClassConfig, load_benchmark
+from sonido_bench.benchmark.config import Selection, load_benchmark
 from sonido_bench.benchmark.experiment import BASELINE
-from sonido_bench.benchmark.instantiate import arm_extractor
+from sonido_bench.benchmark.instantiate import arm_extractor, build_task
 from sonido_bench.benchmark.plan import make_plan, open_data
-from sonido_bench.benchmark.stage_one_gate import GATE_DATA
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.launch.local import prepare_data
 from sonido_bench.launch.pool import worker_pool
 from sonido_bench.launch.progress import PhaseProgress
 
-
-def other_music(config: BenchmarkConfig) -> BenchmarkConfig:
-    """Return the benchmark on music that it does not use."""
-    data = ClassConfig(config.data.class_path, {**config.data.init_args, **GATE_DATA})
-    return replace(config, data=data)
+Table = dict[tuple[str, float, str, float | None], list[SearchJob]]
+"""By task, fraction, arm and gain."""
 
 
 def main() -> None:
@@ -45,18 +41,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    config = other_music(load_benchmark(arguments.benchmark))
-    names = arguments.tasks or list(config.tasks)
-    config = replace(config, arms=[BASELINE, *arguments.arms], tasks={name: config.tasks[name] for name in names})
+    config = other_music(load_benchmark(arguments.benchmark)).select(Selection(tasks=arguments.tasks))
+    config = replace(config, arms=[BASELINE, *arguments.arms])
     workspace = Workspace(arguments.workspace, Path("cache/features"))
     fingerprints = {arm: arm_extractor(config.arm(arm)).fingerprint() for arm in arguments.arms}
-    table: dict[tuple[str, float, str, float | None], list[SearchJob]] = {}
-    for name in names:
+    table: Table = {}
+    for name, named in config.tasks.items():
         for fraction in arguments.fractions:
             for arm in config.arms:
                 for gain in [None] if arm == BASELINE else arguments.gains:
-                    task = config.tasks[name]
-                    task = task if gain is None else changed(task, "injection_gain", gain)
+                    task = named if gain is None else changed(named, "injection_gain", gain)
                     table[name, fraction, arm, gain] = [
                         SearchJob(config, task, fraction, seed, workspace, arm, fingerprints.get(arm, ""))
                         for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds)
@@ -67,11 +61,23 @@ def main() -> None:
     with worker_pool(arguments.workers) as pool, PhaseProgress("search", len(jobs)) as progress:
         pool.run(make_plan(config, workspace, data).extractions, lambda label: None)
         pool.run(list(jobs.values()), progress.advance)
-    print("| task | train | arm | gain | validation | paired difference |\n| --- | --- | --- | --- | --- | --- |")
+    show(table, {name for name, task in config.tasks.items() if build_task(task, None).mode == "min"})
+
+
+def show(table: Table, lower_is_better: Collection[str]) -> None:
+    """Print the Markdown table.
+
+    Args:
+        table: Trainings that are done.
+        lower_is_better: Tasks with such a primary metric.
+    """
+    print("| task | train | arm | gain | validation | paired improvement on none (positive is better) |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for (name, fraction, arm, gain), row in table.items():
         score, baseline = read(row), read(table[name, fraction, BASELINE, None])
-        differences = [a - b for a, b in zip(score, baseline, strict=True)]
-        shown = "" if gain is None else f"{mean(differences):+.3f} ± {spread(differences):.3f}"
+        sign = -1 if name in lower_is_better else 1
+        improvements = [sign * (a - b) for a, b in zip(score, baseline, strict=True)]
+        shown = "" if gain is None else f"{mean(improvements):+.3f} ± {spread(improvements):.3f}"
         print(
             f"| {name} | {fraction:.0%} | {arm} | {'' if gain is None else f'{gain:g}'} | {mean(score):.3f} | {shown} |"
         )

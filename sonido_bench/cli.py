@@ -107,6 +107,9 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", type=int, nargs="?", const=1, metavar="GPUS", help="only print parameters and memory on so many GPUs"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ENTRY=VALUE", help="change the file: stage_two.top.steps=400"
+    )
     parser.set_defaults(command=model_commands.pretrain)
 
 

@@ -14,15 +14,16 @@ def pretrain(arguments: argparse.Namespace) -> None:
     path = _shipped_config(arguments.config)
     if arguments.plan is not None:
         from sonido_bench.benchmark.listing import print_listing
-        from sonido_bench.foundation.sonido.config import load_config
         from sonido_bench.foundation.sonido.plan import memory_plan
+        from sonido_bench.launch.pretraining_config import load_pretraining
 
-        print_listing([part.as_row() for part in memory_plan(load_config(path), arguments.plan)])
+        model = load_pretraining(path, arguments.set).model
+        print_listing([part.as_row() for part in memory_plan(model, arguments.plan)])
         return
     from sonido_bench.launch.pretraining import pretrain as run
 
     folder = arguments.output or Path("results") / "pretraining" / path.stem
-    run(path, folder, arguments.minutes, arguments.workers, arguments.wandb, arguments.data)
+    run(path, folder, arguments.minutes, arguments.workers, arguments.wandb, arguments.data, arguments.set)
 
 
 def _shipped_config(name: str) -> Path:

@@ -105,7 +105,10 @@ def test_benchmarks_run(path, data, tmp_path):
     shrunk = replace(
         config,
         data=ClassConfig(config.data.class_path, {**config.data.init_args, **SMALL}),
-        tasks={name: replace(task, budget=Budget(4, 2, 1, 1)) for name, task in config.tasks.items()},
+        tasks={
+            name: replace(task, budget=Budget(4, 2, 1, 1), fractions=None, seeds=None)
+            for name, task in config.tasks.items()
+        },
         fractions=config.fractions[-1:],
         seeds=config.seeds[:1],
     )

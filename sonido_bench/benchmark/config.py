@@ -1,9 +1,10 @@
 """A benchmark as a YAML file: which tasks, data, arms, fractions and seeds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
-from itertools import product
+from itertools import chain, product
+from operator import index
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,7 +78,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One task of a benchmark: the task model (without its extractor), its budget and, if it differs, its data set.
+    """One task of a benchmark: the task model (without its extractor), its budget, and what else it has of its own.
 
     Attributes:
         name: As on the leaderboard.
@@ -86,6 +87,8 @@ class TaskConfig:
         budget: What its training may spend.
         data: A data set of its own; ``None`` for the benchmark's.
         data_args: Arguments of the benchmark's data set that are others for this task.
+        fractions: Training fractions of its own; ``None`` for the benchmark's.
+        seeds: Seeds of its own; ``None`` for the benchmark's.
     """
 
     name: str
@@ -94,6 +97,8 @@ class TaskConfig:
     budget: Budget
     data: ClassConfig | None = None
     data_args: Mapping[str, Any] = field(default_factory=dict)
+    fractions: Sequence[float] | None = None
+    seeds: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,9 @@ class Selection:
 class BenchmarkConfig:
     """A benchmark: the grid of tasks x arms x fractions x seeds.
 
-    ``data`` is the data set of all tasks that name no other. ``extractors`` are those that the file defines under names
-    of its own, with arguments.
+    ``data``, ``fractions`` and ``seeds`` are those of all tasks that have none of their own: ask ``task_data``,
+    ``task_fractions`` and ``task_seeds``. ``extractors`` are those that the file defines under names of its own, with
+    arguments.
     """
 
     name: str
@@ -132,31 +138,63 @@ class BenchmarkConfig:
             return task.data
         return ClassConfig(self.data.class_path, {**self.data.init_args, **task.data_args})
 
+    def task_fractions(self, task: TaskConfig) -> Sequence[float]:
+        """Return the training fractions of a task."""
+        return self.fractions if task.fractions is None else task.fractions
+
+    def task_seeds(self, task: TaskConfig) -> Sequence[int]:
+        """Return the seeds of a task."""
+        return self.seeds if task.seeds is None else task.seeds
+
     def experiments(self, datasets: Mapping[str, str]) -> list[Experiment]:
         """Return the grid, seed by seed, so that an interrupted benchmark holds whole pairs.
+
+        The benchmark's seeds come first, then those that only tasks have.
 
         Args:
             datasets: Name of each task's data set.
         """
         return [
             Experiment(task.name, task.network, datasets[task.name], arm, fraction, seed)
-            for seed, task, fraction, arm in product(self.seeds, self.tasks.values(), self.fractions, self.arms)
+            for seed, task in product(
+                _distinct(self.seeds, *map(self.task_seeds, self.tasks.values())), self.tasks.values()
+            )
+            if seed in self.task_seeds(task)
+            for fraction, arm in product(self.task_fractions(task), self.arms)
         ]
 
     def select(self, selection: Selection) -> "BenchmarkConfig":
         """Return the benchmark restricted to a part of its grid; the baseline always stays.
 
+        Tasks that have none of the chosen fractions, or none of the chosen seeds, are left out.
+
         Raises:
-            ConfigError: If a name is not in the grid.
+            ConfigError: If a name, a fraction or a seed is nowhere in the grid, or nothing of the grid is left.
         """
+        every = self.tasks.values()
         arms = _subset("arm", selection.arms, self.arms)
-        return replace(
+        fractions = _subset("fraction", selection.fractions, _distinct(*map(self.task_fractions, every)))
+        seeds = _subset("seed", selection.seeds, _distinct(*map(self.task_seeds, every)))
+        tasks = [self.tasks[name] for name in _subset("task", selection.tasks, list(self.tasks))]
+        chosen = replace(
             self,
-            tasks={name: self.tasks[name] for name in _subset("task", selection.tasks, list(self.tasks))},
+            tasks={
+                task.name: replace(task, fractions=_common(task.fractions, fractions), seeds=_common(task.seeds, seeds))
+                for task in tasks
+            },
             arms=arms if BASELINE in arms else [BASELINE, *arms],
-            fractions=_subset("fraction", selection.fractions, self.fractions),
-            seeds=_subset("seed", selection.seeds, self.seeds),
+            fractions=_common(self.fractions, fractions) or [],
+            seeds=_common(self.seeds, seeds) or [],
         )
+        left = {
+            name: task for name, task in chosen.tasks.items() if chosen.task_fractions(task) and chosen.task_seeds(task)
+        }
+        if not left:
+            raise ConfigError(
+                f"nothing is left of the grid: of {', '.join(chosen.tasks)}, no task has one of the fractions "
+                f"{', '.join(map(str, fractions))} and one of the seeds {', '.join(map(str, seeds))}"
+            )
+        return replace(chosen, tasks=left)
 
     def experiment_config(self, experiment: Experiment) -> dict[str, Any]:
         """Return all of this file that decides an experiment's outcome, JSON-able.
@@ -191,6 +229,16 @@ def _subset(kind: str, wanted: Sequence[T] | None, known: Sequence[T]) -> list[T
     if unknown := [value for value in wanted if value not in known]:
         raise ConfigError(f"unknown {kind} {unknown[0]!r}; this benchmark has {', '.join(map(str, known))}")
     return [value for value in known if value in wanted]
+
+
+def _distinct(*lists: Iterable[T]) -> list[T]:
+    """Return what is in any of the lists, once, in the order in which it appears."""
+    return list(dict.fromkeys(chain.from_iterable(lists)))
+
+
+def _common(values: Sequence[T] | None, chosen: Sequence[T]) -> list[T] | None:
+    """Return the chosen ones of a list; where there is no list, none."""
+    return None if values is None else [value for value in values if value in chosen]
 
 
 def find_benchmark(name: str) -> Path:
@@ -234,8 +282,8 @@ def load_benchmark(name: str) -> BenchmarkConfig:
         data=_class(entries["data"], f"{path}: data"),
         tasks=tasks,
         arms=[arm.name for arm in arms],
-        fractions=[float(fraction) for fraction in _list(entries["fractions"], f"{path}: fractions")],
-        seeds=[int(seed) for seed in _list(entries["seeds"], f"{path}: seeds")],
+        fractions=_fractions(entries["fractions"], f"{path}: fractions"),
+        seeds=_seeds(entries["seeds"], f"{path}: seeds"),
         extractors={arm.name: arm.extractor for arm in arms if arm.extractor},
     )
     _check_grid(config, path)
@@ -245,12 +293,34 @@ def load_benchmark(name: str) -> BenchmarkConfig:
 def _check_grid(config: BenchmarkConfig, path: Path) -> None:
     if BASELINE not in config.arms:
         raise ConfigError(f"{path}: arms lack {BASELINE!r}: without the baseline there is nothing to compare with")
-    if bad := [fraction for fraction in config.fractions if not 0 < fraction <= 1]:
-        raise ConfigError(f"{path}: fractions must lie in (0, 1], got {bad[0]}")
-    for kind in ("arms", "fractions", "seeds"):
-        values = list(getattr(config, kind))
-        if len(set(values)) != len(values):
-            raise ConfigError(f"{path}: {kind} has an entry twice: {values}")
+    _check_distinct(config.arms, f"{path}: arms")
+
+
+def _check_distinct(values: Sequence[Any], where: str) -> None:
+    if len(set(values)) != len(values):
+        raise ConfigError(f"{where} has an entry twice: {list(values)}")
+
+
+def _fractions(raw: Any, where: str) -> list[float]:
+    fractions = _numbers(raw, float, where)
+    if bad := [fraction for fraction in fractions if not 0 < fraction <= 1]:
+        raise ConfigError(f"{where} must lie in (0, 1], got {bad[0]}")
+    return fractions
+
+
+def _seeds(raw: Any, where: str) -> list[int]:
+    return _numbers(raw, index, where)
+
+
+def _numbers(raw: Any, number: Callable[[Any], T], where: str) -> list[T]:
+    """Read a list of distinct numbers."""
+    values = list(_list(raw, where))
+    try:
+        numbers = [number(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: expected {'whole ' if number is index else ''}numbers, found {values}") from error
+    _check_distinct(numbers, where)
+    return numbers
 
 
 def _arm(raw: Any, where: str) -> ArmConfig:
@@ -267,11 +337,21 @@ def _arm(raw: Any, where: str) -> ArmConfig:
 
 
 def _task(name: str, raw: Any, where: str) -> TaskConfig:
-    entries = _entries(raw, ["network", "model", "budget"], where, optional=["data"])
+    entries = _entries(raw, ["network", "model", "budget"], where, optional=["data", "fractions", "seeds"])
     budget = _entries(entries["budget"], [each.name for each in fields(Budget)], f"{where}.budget")
     model = _class(entries["model"], f"{where}.model")
     data, data_args = _task_data(entries.get("data"), f"{where}.data")
-    return TaskConfig(name, str(entries["network"]), model, Budget(**budget), data, data_args)
+    fractions, seeds = entries.get("fractions"), entries.get("seeds")
+    return TaskConfig(
+        name,
+        str(entries["network"]),
+        model,
+        Budget(**budget),
+        data,
+        data_args,
+        None if fractions is None else _fractions(fractions, f"{where}.fractions"),
+        None if seeds is None else _seeds(seeds, f"{where}.seeds"),
+    )
 
 
 def _task_data(raw: Any, where: str) -> tuple[ClassConfig | None, dict[str, Any]]:

@@ -18,7 +18,7 @@ from sonido_bench.benchmark.experiment import BASELINE
 from sonido_bench.benchmark.leaderboard import Leaderboard, Point, Row, build_leaderboard
 from sonido_bench.benchmark.results import Result, load_results
 from sonido_bench.benchmark.statistics import ALPHA
-from sonido_bench.benchmark.tables import format_boost, format_fraction, format_p, metric_label
+from sonido_bench.benchmark.tables import format_boost, format_count, format_fraction, format_p, metric_label
 from sonido_bench.files import write_text
 
 __all__ = ["render_report", "write_report"]
@@ -35,6 +35,7 @@ class Line:
     setting: str
     metric: str
     fraction: str
+    seeds: str
     boost: str
     over_random: str
     p: str
@@ -81,13 +82,7 @@ def render_report(results: Sequence[Result], name: str, recordings: Path) -> str
     leaderboard = build_leaderboard(results, metrics="all")
     arms = sorted({result.experiment.arm for result in results}, key=lambda arm: (arm != BASELINE, arm))
     styles = arm_styles(arms, BASELINE)
-    environment = Environment(
-        loader=PackageLoader("sonido_bench.benchmark"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     script = environment.get_template("sort.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("report.html.j2").render(
@@ -98,6 +93,7 @@ def render_report(results: Sequence[Result], name: str, recordings: Path) -> str
         others=_lines([row for row in leaderboard.rows if not row.primary], results),
         styles=styles,
         scarcity=_scarcity_charts(leaderboard.points, results, styles),
+        settings=list(_labels(results).values()),
         learning=_learning_charts(results, styles),
         costs=_costs(results),
         examples=_examples(results, recordings),
@@ -105,6 +101,17 @@ def render_report(results: Sequence[Result], name: str, recordings: Path) -> str
         version=__version__,
         script=Markup(script),  # our own file: nothing of the results is in it
         script_hash=f"sha256-{digest}",
+    )
+
+
+def _environment() -> Environment:
+    """Return the templates, in which every name of the results stays text."""
+    return Environment(
+        loader=PackageLoader("sonido_bench.benchmark"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -130,24 +137,22 @@ def _summary(leaderboard: Leaderboard) -> str:
 
 
 def _protocol(results: Sequence[Result], leaderboard: Leaderboard) -> list[str]:
-    seeds = len({result.experiment.seed for result in results})
-    items = sorted({len(result.items.names) for result in results})
+    seeds: dict[Setting, set[int]] = {}
+    for result in results:
+        seeds.setdefault(_setting(result.experiment), set()).add(result.experiment.seed)
+    count = format_count(map(len, seeds.values()), "seed")
+    items = format_count((len(result.items.names) for result in results), "test item")
     tested = sum(row.primary and row.p is not None for row in leaderboard.rows)
-    count = f"{items[0]:,}" if len(items) == 1 else f"{items[0]:,} to {items[-1]:,}"
-    unpaired = _count(leaderboard.unpaired, "run")
+    unpaired = format_count([leaderboard.unpaired], "run")
     waiting = f" Left out, without another half yet: {unpaired}." if leaderboard.unpaired else ""
     return [
-        f"{len(results):,} runs, {_count(seeds, 'seed')}, {count} test items.{waiting}",
+        f"{format_count([len(results)], 'run')}, {count}, {items}.{waiting}",
         "Two runs that differ in the arm alone are a pair: same network, data, order, initial weights and budget.",
         "The weights that are tested are chosen on validation; each run reads the test set once, at its end.",
         "Intervals and p-values count both the spread between training seeds and that between test items "
         "(the distribution of Behrens and Fisher).",
-        f"Verdicts are at p < {ALPHA:g} after Holm's correction for {_count(tested, 'comparison')}.",
+        f"Verdicts are at p < {ALPHA:g} after Holm's correction for {format_count([tested], 'comparison')}.",
     ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _setting(experiment: Any) -> Setting:
@@ -178,6 +183,7 @@ def _lines(rows: Sequence[Row], results: Sequence[Result]) -> list[Line]:
             labels[_setting(row)],
             metric_label(row),
             format_fraction(row.fraction),
+            format_count([row.seeds], "seed"),
             format_boost(row),
             "" if row.boost_over_random is None else f"{row.boost_over_random:+.3f}",
             format_p(row.p_holm),

@@ -94,7 +94,9 @@ class RunJob:
     def _items(self, found: TestItems) -> Items:
         """Return the test set's items; write what there is to hear, if the report shows this run."""
         examples = dict(found.examples)
-        if self.experiment.seed == self.config.seeds[0] and self.experiment.fraction == max(self.config.fractions):
+        task = self.config.tasks[self.experiment.task]
+        first, largest = min(self.config.task_seeds(task)), max(self.config.task_fractions(task))
+        if (self.experiment.seed, self.experiment.fraction) == (first, largest):
             examples |= save_recordings(self.workspace.results, self.experiment, found.recordings)
         return Items(found.names, found.scores, found.targets, found.predictions, examples)
 

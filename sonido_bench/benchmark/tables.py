@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +20,7 @@ __all__ = [
     "comparison_json",
     "comparison_markdown",
     "comparison_table",
+    "format_count",
     "leaderboard_csv",
     "leaderboard_json",
     "leaderboard_markdown",
@@ -154,7 +155,9 @@ def _arm_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def _all_columns(rows: Sequence[Row]) -> list[Column]:
-    return [("task", lambda row: setting_label(row, rows)), ("metric", metric_label), *_arm_columns(rows)]
+    """Return the columns of a table of several tasks; it says of how many seeds a row is where rows differ in that."""
+    seeds: list[Column] = [("seeds", lambda row: str(row.seeds))] if len({row.seeds for row in rows}) > 1 else []
+    return [("task", lambda row: setting_label(row, rows)), ("metric", metric_label), *seeds, *_arm_columns(rows)]
 
 
 def metric_label(row: Row) -> str:
@@ -165,6 +168,13 @@ def metric_label(row: Row) -> str:
 def format_fraction(fraction: float) -> str:
     """Return a share of the training clips in per cent."""
     return f"{100 * fraction:g} %"
+
+
+def format_count(counts: Iterable[int], noun: str) -> str:
+    """Return how many there are, ``1 seed`` or ``6 seeds``, and where counts differ their range, ``3 to 6 seeds``."""
+    least, most = min(found := set(counts)), max(found)
+    number = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{number} {noun}" if most == 1 else f"{number} {noun}s"
 
 
 def format_boost(row: Row) -> str:
@@ -199,7 +209,10 @@ def _tables_by_metric(rows: Sequence[Row]) -> list[RenderableType]:
 
 
 def _heading(row: Row, rows: Sequence[Row]) -> str:
-    return f"{setting_label(row, rows)}: {metric_label(row)} on {row.items} {row.dataset} items"
+    about = (row.task, row.network, row.dataset, row.metric)
+    seeds = {other.seeds for other in rows if (other.task, other.network, other.dataset, other.metric) == about}
+    place = f"{row.items} {row.dataset} items, {format_count(seeds, 'seed')}"
+    return f"{setting_label(row, rows)}: {metric_label(row)} on {place}"
 
 
 def _seed_table(arms: Sequence[ComparedArm]) -> Table:

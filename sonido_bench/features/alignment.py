@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from sonido_bench.features.spec import FrameGrid
 
@@ -35,34 +36,53 @@ def align(stream: Tensor, source: FrameGrid, target: FrameGrid, frames: int) -> 
         raise ValueError(f"expected a stream of shape (batch, frames, dim) with frames, got {tuple(stream.shape)}")
     if source == target and frames == stream.shape[1]:
         return stream
-    columns, weights = _matrix(source, target, stream.shape[1], frames, stream.device, stream.dtype)
-    aligned = stream[:, columns[0]] * weights[0]
-    for column, weight in zip(columns[1:], weights[1:], strict=True):
-        aligned = torch.addcmul(aligned, stream[:, column], weight)
-    return aligned
+    batch, source_frames, dim = stream.shape
+    rows, weights = _entries(source, target, (batch, source_frames), frames, stream.device, stream.dtype)
+    # what a bag sums is a row of the matrix times the stream: one pass, each frame written once
+    table = stream.contiguous().flatten(0, 1)
+    aligned: Tensor = embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+    return aligned.view(batch, frames, dim)
 
 
 @lru_cache(maxsize=64)
-def _matrix(
-    source: FrameGrid, target: FrameGrid, source_frames: int, frames: int, device: torch.device, dtype: torch.dtype
+@torch.inference_mode(False)  # what validation was the first to need, training must be able to save for backward
+def _entries(
+    source: FrameGrid,
+    target: FrameGrid,
+    shape: tuple[int, int],
+    frames: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
+    """Non-zero entries of the matrix for each item of a batch, in the form that ``embedding_bag`` takes.
+
+    Returns:
+        Rows of the flattened stream, and their weights, both ``(batch * frames, entries)``.
+    """
+    batch, source_frames = shape
+    columns, weights = _matrix(source, target, source_frames, frames)
+    rows = columns + source_frames * torch.arange(batch)[:, None, None]
+    return rows.flatten(0, 1).to(device), weights.repeat(batch, 1).to(device, dtype)
+
+
+def _matrix(source: FrameGrid, target: FrameGrid, source_frames: int, frames: int) -> tuple[Tensor, Tensor]:
     """Non-zero entries of the (frames x source_frames) matrix.
 
     Returns:
-        Columns ``(entries, frames)``, in which the edges repeat, and weights ``(entries, frames, 1)``.
+        Columns, in which the edges repeat, and weights, float64, both ``(frames, entries)``.
     """
     centres = (target.centres(frames) - source.first_centre) * source.frame_rate  # in source frames
+    centres = centres[:, None]
     extent = source.frame_rate / target.frame_rate  # of a target frame, in source frames
     if extent > 1 + 1e-9:
         first = torch.floor(centres - extent / 2)
-        taps = first + torch.arange(math.ceil(extent) + 2, dtype=torch.float64)[:, None]
+        taps = first + torch.arange(math.ceil(extent) + 2, dtype=torch.float64)
         weights = _hat_integral(centres + extent / 2 - taps) - _hat_integral(centres - extent / 2 - taps)
     else:
-        taps = torch.floor(centres) + torch.arange(2, dtype=torch.float64)[:, None]
+        taps = torch.floor(centres) + torch.arange(2, dtype=torch.float64)
         weights = 1 - (centres - taps).abs()
     columns = taps.clamp(0, source_frames - 1).long()
-    weights = weights / weights.sum(dim=0)
-    return columns.to(device), weights[..., None].to(device, dtype)
+    return columns, weights / weights.sum(dim=1, keepdim=True)
 
 
 def _hat_integral(x: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ def pretrain(
     workers: int | None = None,
     wandb: str = "disabled",
     data: Path | None = None,
+    changes: Sequence[str] = (),
 ) -> bool:
     """Pre-train a model, or go on where the same call was stopped.
 
@@ -54,6 +55,7 @@ def pretrain(
         workers: Processes; by default one per CPU core that this process may use.
         wandb: ``disabled``, ``offline`` or ``online``; one run for each phase and call.
         data: Root of the audio, instead of the file's.
+        changes: Entries that are others than in the file; see ``load_pretraining``.
 
     Returns:
         Whether the model is finished.
@@ -63,7 +65,7 @@ def pretrain(
         SonidoError: If audio or disk are at fault, or training diverged.
     """
     deadline = None if minutes is None else time.time() + 60 * minutes
-    config = load_pretraining(config_path)
+    config = load_pretraining(config_path, changes)
     config = config if data is None else config.at(data)
     check_clap(config)  # before the hours of stage one
     make_tracker(wandb, folder, config.model.name)  # a missing key shows now

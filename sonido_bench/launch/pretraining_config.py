@@ -1,8 +1,9 @@
 """A pre-training as a YAML file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sonido_bench.datamodules.augmentation import AugmentationConfig
 from sonido_bench.datamodules.recordings import AudioConfig
@@ -135,8 +136,13 @@ class PretrainingConfig:
         return replace(self, data=AudioConfig(folder=replace(self.data.folder, root=str(root))))
 
 
-def load_pretraining(path: Path) -> PretrainingConfig:
+def load_pretraining(path: Path, changes: Sequence[str] = ()) -> PretrainingConfig:
     """Read a pre-training.
+
+    Args:
+        path: The file.
+        changes: Entries that are others than in the file, as ``stage_two.top.steps=400``; an entry of a list goes by
+            its place, ``model.priors.0.depth=6``; values are YAML.
 
     Raises:
         ConfigError: If the file is missing, or has a missing, unknown or wrong entry; one line.
@@ -150,6 +156,8 @@ def load_pretraining(path: Path) -> PretrainingConfig:
         raise ConfigError(f"{path}: expected a readable YAML file, found: {' '.join(str(error).split())}") from error
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: expected a mapping, found {type(values).__name__}")
+    for change in changes:
+        _change(values, change)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--pretraining", type=PretrainingConfig)
     try:
@@ -158,3 +166,23 @@ def load_pretraining(path: Path) -> PretrainingConfig:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     config: PretrainingConfig = parsed.pretraining
     return config
+
+
+def _change(values: Any, change: str) -> None:
+    """Set an entry of nested mappings and lists, e.g. ``stage_two.top.steps=400``; what holds it must be there.
+
+    Raises:
+        ConfigError: If the change is not of this form, or leads nowhere.
+    """
+    import yaml
+
+    path, equals, value = change.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not last:
+        raise ConfigError(f"expected a change as stage_two.top.steps=400, got {change!r}")
+    try:
+        for name in parents:
+            values = values[int(name) if isinstance(values, list) else name]
+        values[int(last) if isinstance(values, list) else last] = yaml.safe_load(value)
+    except (KeyError, IndexError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{change!r} leads nowhere in this file: {' '.join(str(error).split())}") from error

@@ -1,10 +1,25 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
-from sonido_bench.benchmark.config import ArmConfig, BenchmarkConfig, Budget, ClassConfig, Selection, TaskConfig
+from sonido_bench.benchmark import runner
+from sonido_bench.benchmark.config import (
+    ArmConfig,
+    BenchmarkConfig,
+    Budget,
+    ClassConfig,
+    Selection,
+    TaskConfig,
+    config_hash,
+)
 from sonido_bench.benchmark.plan import make_plan
+from sonido_bench.benchmark.results import save_result
+from sonido_bench.benchmark.runner import RunJob, expected_config
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.clips import Clip
+from sonido_bench.foundation.catalogue import load_extractor
+from sonido_bench.metrics.items import TestItems
+from tests.benchmark.fabricate import make_result
 
 LOGMEL = "sonido_bench.foundation.logmel.LogMel"
 ONE_STEP = Budget(1, 1, 1, 1)
@@ -47,6 +62,71 @@ def test_an_arm_with_arguments_and_its_control_are_extracted_once_each(tmp_path)
     assert labels == ["LogMel", "chroma", "narrow", "narrow@random"]
     assert pickle.loads(pickle.dumps(plan)) == plan
     assert len(plan.runs) == 2 * 4 * 2
+
+
+def test_tasks_with_grids_of_their_own_are_planned_together(tmp_path):
+    """What one task alone needs is extracted for its runs only; what has a result is not planned again."""
+    task = ClassConfig("some.Task", {"width": 8})
+    config = BenchmarkConfig(
+        name="two",
+        data=ClassConfig("some.Data", {}),
+        tasks={
+            "key": TaskConfig("key", "tagger", task, ONE_STEP),
+            "mixing": TaskConfig("mixing", "crafx", task, ONE_STEP, fractions=[0.1], seeds=[0, 9]),
+        },
+        arms=["none", "chroma"],
+        fractions=[0.1, 1.0],
+        seeds=[0, 1],
+    )
+    data = dict.fromkeys(config.tasks, FakeData())
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    plan = make_plan(config, workspace, data)
+    grid = [(run.experiment.seed, run.experiment.task, run.experiment.fraction) for run in plan.runs[::2]]
+    assert grid == [
+        (0, "key", 0.1), (0, "key", 1.0), (0, "mixing", 0.1), (1, "key", 0.1), (1, "key", 1.0), (9, "mixing", 0.1)
+    ]  # fmt: skip
+    assert [run.experiment.arm for run in plan.runs] == ["none", "chroma"] * 6
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+    for run in plan.runs:
+        if run.experiment.task == "key":
+            fingerprint = load_extractor("chroma").fingerprint() if run.experiment.arm == "chroma" else None
+            recorded = expected_config(config, run.experiment, FakeData.sha256, fingerprint)
+            done = make_result("key", run.experiment.arm, run.experiment.fraction, run.experiment.seed)
+            place = {"experiment": run.experiment, "config": recorded, "config_sha256": config_hash(recorded)}
+            save_result(workspace.results, replace(done, **place))
+    rest = make_plan(config, workspace, data)
+    assert (rest.finished, {run.experiment.task for run in rest.runs}) == (8, {"mixing"})
+    plain = replace(config, tasks={"key": config.tasks["key"]})
+    assert make_plan(plain, workspace, data).finished == 8  # the other task's grid is no part of these results
+
+
+def recorded_examples(config, experiment, monkeypatch):
+    """Whether a run writes what there is to hear."""
+    asked = []
+    monkeypatch.setattr(runner, "save_recordings", lambda *arguments: asked.append(arguments) or {})
+    RunJob(config, experiment, Workspace(Path(), Path()))._items(TestItems([]))
+    return bool(asked)
+
+
+def test_sounds_are_kept_of_each_tasks_first_seed_and_largest_fraction(monkeypatch):
+    task = ClassConfig("some.Task", {})
+    tasks = {
+        "umx": TaskConfig("umx", "umx", task, ONE_STEP),
+        "mixing": TaskConfig("mixing", "crafx", task, ONE_STEP, fractions=[0.03, 0.1], seeds=[5, 4]),
+    }
+    config = BenchmarkConfig("two", ClassConfig("some.Data", {}), tasks, ["none", "chroma"], [0.1, 1.0], [0, 1])
+    kept = [
+        (each.task, each.arm, each.fraction, each.seed)
+        for each in config.experiments(dict.fromkeys(tasks, "fake"))
+        if recorded_examples(config, each, monkeypatch)
+    ]
+    assert sorted(kept) == [
+        ("mixing", "chroma", 0.1, 4),
+        ("mixing", "none", 0.1, 4),
+        ("umx", "chroma", 1.0, 0),
+        ("umx", "none", 1.0, 0),
+    ]
 
 
 class StemData(FakeData):

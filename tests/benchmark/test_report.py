@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sonido_bench.benchmark.charts import Sample, arm_styles, bar, chart, nice_ticks
-from sonido_bench.benchmark.figures import leaderboard_figure
+from sonido_bench.benchmark.figures import _lines_of_panels, leaderboard_figure
 from sonido_bench.benchmark.leaderboard import build_leaderboard
 from sonido_bench.benchmark.report import render_report, write_report
 from sonido_bench.benchmark.results import save_result
@@ -141,6 +141,36 @@ def test_recordings_of_each_arm_are_played(tmp_path):
     assert page.count("no recording") == 2
 
 
+@pytest.fixture(scope="module")
+def two_grids():
+    """Two tasks with two fractions and five seeds, one with one fraction and three seeds."""
+    return [*make_benchmark(seeds=range(5)), *make_benchmark(("transcription",), fractions=(0.1,), seeds=range(3))]
+
+
+def test_tasks_with_different_grids(two_grids, tmp_path):
+    page = render_report(two_grids, "grids", tmp_path)
+    outline(page)
+    assert "69 runs, 3 to 5 seeds, 40 test items." in page
+    assert "Of a single training fraction, and so without a curve: transcription." in page
+    titles = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
+    assert [title for title in titles if title in ("key", "instruments", "transcription")] == ["instruments", "key"]
+    learning = [title for title in titles if title.endswith("of the training clips")]
+    assert learning == [
+        "instruments, 10 % of the training clips", "instruments, 100 % of the training clips",
+        "key, 10 % of the training clips", "key, 100 % of the training clips",
+        "transcription, 10 % of the training clips",
+    ]  # fmt: skip
+    assert page.count('<br><span class="soft">5 seeds</span></td>') == 2 * 2 * 2 * 2  # arms, fractions, tasks, metrics
+    assert page.count('<br><span class="soft">3 seeds</span></td>') == 2 * 2
+    examples = page.split('<section id="examples">')[1].split("</section>")[0]
+    assert re.findall(r"<h3>(.*?)</h3>", examples) == ["instruments", "key", "transcription"]
+
+
+def test_the_same_grid_everywhere_is_said_once(page):
+    assert "seeds</span>" not in page
+    assert "without a curve" not in page
+
+
 def test_little_to_show(tmp_path):
     bare = replace(make_result(), history=[], items=replace(make_result().items, examples={}))
     page = render_report([bare], "bare", tmp_path)
@@ -228,6 +258,18 @@ def test_arms_share_a_colour_with_their_controls():
 def test_bars_have_zero_in_the_middle():
     assert bar(0.0, None, None, 0.0).zero == bar(0.2, 0.1, 0.3, 0.3).zero
     assert bar(0.2, 0.1, 0.3, 0.3).value > bar(0.2, 0.1, 0.3, 0.3).zero
+
+
+def test_panels_of_one_grid_stand_beside_each_other(two_grids):
+    rows = build_leaderboard(two_grids, resamples=20).rows
+    lines = _lines_of_panels(rows)
+    assert [list(panels) for _, panels in lines] == [["instruments\nmap", "key\naccuracy"], ["transcription\nnote_f1"]]
+    assert [names for names, _ in lines] == [
+        (("tiny", 0.1), ("tiny", 1.0), ("tiny@random", 0.1), ("tiny@random", 1.0)),
+        (("tiny", 0.1), ("tiny@random", 0.1)),
+    ]
+    many = [replace(row, task=f"task {index}") for row in rows[:1] for index in range(7)]
+    assert [len(panels) for _, panels in _lines_of_panels(many)] == [5, 2]
 
 
 def test_the_figure_is_written(tmp_path):

@@ -11,6 +11,7 @@ from sonido_bench.benchmark.tables import (
     comparison_csv,
     comparison_json,
     comparison_markdown,
+    format_count,
     format_p,
     leaderboard_csv,
     leaderboard_json,
@@ -101,6 +102,31 @@ def test_runs_without_another_half_and_unknown_numbers_are_shown():
     assert "Runs left out, without another half yet: 1." in " ".join(text.split())
     assert "not enough seeds" in text
     assert "None" not in text + leaderboard_markdown(leaderboard) + leaderboard_csv(leaderboard)
+
+
+def test_where_tasks_have_different_grids_the_number_of_seeds_is_said(results):
+    assert "| seeds |" not in leaderboard_markdown(build_leaderboard(results))
+    other = make_benchmark(("transcription",), ARMS, (0.1,), seeds=range(3))
+    leaderboard = build_leaderboard([*results, *other])
+    text = printed(print_leaderboard, leaderboard, "table")
+    assert "key: accuracy on 40 rendered items, 5 seeds" in text
+    assert "transcription: note_f1 on 40 rendered items, 3 seeds" in text
+    assert max(map(len, text.splitlines())) <= 100
+    head, _, *lines = [line.strip("| ").split(" | ") for line in leaderboard_markdown(leaderboard).splitlines()]
+    assert head[:4] == ["task", "metric", "seeds", "train"]
+    assert {tuple(line[place] for place in (0, 2)) for line in lines} == {
+        ("instruments", "5"), ("key", "5"), ("transcription", "3")
+    }  # fmt: skip
+    compared = printed(print_comparison, compare([*results, *other], "transcription", resamples=20), "table")
+    assert "on 40 rendered items, 3 seeds" in compared
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [([1], "1 seed"), ([6, 6], "6 seeds"), ([1, 3], "1 to 3 seeds"), ([2000], "2,000 seeds"), ([0], "0 seeds")],
+)
+def test_counts(counts, text):
+    assert format_count(counts, "seed") == text
 
 
 def test_an_empty_leaderboard_prints():

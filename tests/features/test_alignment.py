@@ -103,6 +103,47 @@ def test_gradients_pass_and_types_stay():
     assert stream.grad is not None
 
 
+@pytest.mark.parametrize("rate", [3.1, 17.0])
+def test_gradients_are_those_of_a_linear_map(rate):
+    stream = torch.randn(2, 10, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda each: align(each, FrameGrid(10.0, 0.0), FrameGrid(rate, 0.1), 7), stream)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("rate", [3.1, 17.0])
+def test_types_differ_by_their_rounding(dtype, tolerance, rate):
+    exact = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    rounded = exact.detach().to(dtype).requires_grad_()
+    found = [align(each, FrameGrid(10.0, 0.0), FrameGrid(rate, 0.1), 12) for each in (exact, rounded)]
+    assert torch.allclose(found[0], found[1].double(), atol=tolerance)
+    for each in found:
+        each.sum().backward()
+    assert torch.allclose(exact.grad, rounded.grad.double(), atol=4 * tolerance)
+
+
+@pytest.mark.parametrize("rate", [3.1, 17.0])
+def test_items_of_a_batch_do_not_meet(rate):
+    batch = torch.randn(3, 5, 30).transpose(1, 2)  # in memory, its frames are not one after the other
+    batch[1, 20] = torch.nan
+    grids = FrameGrid(10.0, 0.0), FrameGrid(rate, 0.0)
+    aligned = align(batch, *grids, 9)
+    assert torch.equal(aligned[::2], align(batch[::2], *grids, 9))
+    assert torch.equal(aligned[2:], align(batch[2:], *grids, 9))
+    assert torch.isfinite(aligned[1, : int(18 / 10 * rate) - 1]).all()  # and what is broken stays where it is
+    assert align(batch, *grids, 0).shape == (3, 0, 5)
+    assert align(batch[:0], *grids, 9).shape == (0, 9, 5)
+
+
+def test_training_may_follow_validation():
+    stream, grids = torch.randn(1, 10, 2, requires_grad=True), (FrameGrid(12.25, 0.0), FrameGrid(7.125, 0.0))
+    with torch.inference_mode():
+        first = align(stream, *grids, 6)
+    aligned = align(stream, *grids, 6)
+    assert torch.equal(first, aligned)
+    aligned.sum().backward()
+    assert stream.grad is not None
+
+
 @pytest.mark.parametrize("shape", [(1, 0, 3), (10, 3)])
 def test_empty_or_flat_streams_are_refused(shape):
     with pytest.raises(ValueError, match="expected a stream"):

@@ -45,3 +45,32 @@ def test_a_clap_model_wants_a_condition(tmp_path):
     with pytest.raises(ConfigError, match=r"tokens\.clap: expected a prior with a condition_dim, found none") as error:
         load_pretraining(written(tmp_path / "wrong.yaml", "clap", None, None))
     assert "\n" not in str(error.value)
+
+
+def test_entries_can_be_changed_by_their_path():
+    path = Path(__file__).with_name("pretraining.yaml")
+    config = load_pretraining(path, ["stage_two.top.steps=8", "model.priors.1.depth=5", "seed=3"])
+    assert (config.stage_two["top"].steps, config.model.priors[1].depth, config.seed) == (8, 5, 3)
+    plain = load_pretraining(path)
+    assert config.stage_one == plain.stage_one
+    assert config.model.priors[0] == plain.model.priors[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stage_two.top.steps", "expected a change as"),
+        ("=3", "expected a change as"),
+        ("stage_tow.top.steps=3", "leads nowhere"),
+        ("model.priors.9.depth=3", "leads nowhere"),
+        ("model.priors.top.depth=3", "leads nowhere"),
+        ("seed.low=3", "leads nowhere"),
+        ("stage_two.top.stepps=3", "stepps"),
+        ("stage_two.top.steps=many", "steps"),
+        ("seed=[", "leads nowhere"),
+    ],
+)
+def test_a_wrong_change_is_named_in_one_line(change, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_pretraining(Path(__file__).with_name("pretraining.yaml"), [change])
+    assert "\n" not in str(error.value)

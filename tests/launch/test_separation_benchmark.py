@@ -56,6 +56,15 @@ def test_each_task_records_its_own_data(results):
     assert results["key", "none"].config["data"]["class_path"].endswith("RenderedDataModule")
 
 
+def test_a_task_has_a_grid_of_its_own(results, capsys):
+    grid = {(task, run.experiment.fraction, run.experiment.seed) for (task, _), run in results.items()}
+    assert grid == {("umx", 1.0, 0), ("htdemucs", 0.7, 3), ("key", 1.0, 0)}
+    assert all({"fractions", "seeds"}.isdisjoint(run.config) for run in results.values())
+    selection = ["--tasks", "key", "--fractions", "0.7"]
+    assert main(["run", str(BENCHMARK), *selection]) == 2
+    assert "nothing is left of the grid" in capsys.readouterr().err
+
+
 def test_data_lie_where_they_are_wanted(folder, capsys):
     assert len(list((folder / "data").glob("*/manifest*"))) >= 2
     assert main(["data", "list", str(BENCHMARK), "--data", str(folder / "data"), "--format", "json"]) == 0
