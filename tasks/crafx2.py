@@ -26,6 +26,7 @@ class CRAFx2Task(MixingTask):
         recurrent_layers: Of the LSTM.
         dropout: Between them.
         expansion: Of the excitation gates' hidden layer.
+        start_from_sum: Whether the untrained network gives the plain sum of the stems; not so as published.
         injection: How features enter.
         injection_gain: How loud they are beside the network's own input.
         loss: What training makes small.
@@ -56,6 +57,7 @@ class CRAFx2Task(MixingTask):
         recurrent_layers: int = 3,
         dropout: float = 0.1,
         expansion: int = 16,
+        start_from_sum: bool = False,
         injection: Injection = "add",
         injection_gain: float = 1.0,
         loss: MixingLoss = "squared",
@@ -80,6 +82,7 @@ class CRAFx2Task(MixingTask):
             recurrent_layers=recurrent_layers,
             dropout=dropout,
             expansion=expansion,
+            start_from_sum=start_from_sum,
             sample_rate=sample_rate,
             feature_dims=self.feature_dims,
             injection=injection,

@@ -31,6 +31,7 @@ class HTDemucsTask(SeparationTask):
         hidden: Channels of the first layer, at least 8; each further layer has twice as many.
         depth: Layers of encoder and decoder.
         n_fft: Of the spectrogram, whose hop is a quarter of it.
+        cac: Spectrogram as complex numbers, in and out; ``False``: magnitudes, that get the mixture's phase.
         dconv_mode: Residual convolutions in the encoder (1), or in the decoder as well (3).
         bottom_channels: Width of the transformer; 0: the channels of the last layer.
         t_layers: Of the transformer, at least 1.
@@ -59,6 +60,7 @@ class HTDemucsTask(SeparationTask):
         hidden: int = 48,
         depth: int = 4,
         n_fft: int = 4096,
+        cac: bool = True,
         dconv_mode: int = 1,
         bottom_channels: int = 0,
         t_layers: int = 5,
@@ -78,6 +80,7 @@ class HTDemucsTask(SeparationTask):
             hidden,
             depth,
             n_fft,
+            cac,
             dconv_mode,
             bottom_channels,
             t_layers,

@@ -20,6 +20,9 @@ class MixWaveUNetTask(MixingTask):
         layers: Levels, each of which halves the rate.
         growth: Channels that each level adds.
         kernel_size: Of the levels' convolutions, odd.
+        output_kernel: Of the last convolution, odd.
+        start_from_sum: Whether the untrained network gives the plain sum of the stems; not so as published.
+        input_scale: What the stems are multiplied by, and the mix divided by; 1 as published.
         injection: How features enter.
         injection_gain: How loud they are beside the network's own input.
         loss: What training makes small.
@@ -44,6 +47,9 @@ class MixWaveUNetTask(MixingTask):
         layers: int = 12,
         growth: int = 24,
         kernel_size: int = 13,
+        output_kernel: int = 5,
+        start_from_sum: bool = False,
+        input_scale: float = 1.0,
         injection: Injection = "add",
         injection_gain: float = 1.0,
         loss: MixingLoss = "squared",
@@ -62,6 +68,9 @@ class MixWaveUNetTask(MixingTask):
             layers,
             growth,
             kernel_size,
+            output_kernel,
+            start_from_sum=start_from_sum,
+            input_scale=input_scale,
             sample_rate=sample_rate,
             feature_dims=self.feature_dims,
             injection=injection,

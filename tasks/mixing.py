@@ -148,7 +148,7 @@ class MixingTask(GenerativeTask):
     def validation_scores(self, items: Mapping[str, Any]) -> dict[str, float]:
         """Return the mean over the tracks whose target has a score."""
         tracks = self._scores(items).values()
-        return {name: _mean([scores[name] for scores in tracks]) for name in (MIXING_METRICS[0], _STEREO)}
+        return {self.metrics[0].name: _mean([scores[self.metrics[0].name] for scores in tracks])}
 
     def summarise(self, items: Mapping[str, Any]) -> TestItems:
         """Return the scores of each track that has all of them."""
@@ -212,15 +212,18 @@ class MixingTask(GenerativeTask):
     def _score(self, mix: _Mix) -> _Scores:
         """Return the test's scores of a track, or those of a validation; NaN where the target has none."""
         target, estimate = mix
-        wanted = MIXING_METRICS if self.trainer.testing else MIXING_METRICS[:1]
-        scores = dict.fromkeys((*wanted, _STEREO), math.nan)
+        testing = self.trainer.testing
+        wanted = MIXING_METRICS if testing else MIXING_METRICS[:1]
+        scores = dict.fromkeys((*wanted, _STEREO) if testing else wanted, math.nan)
         if target.shape[-1] < max(FRAME, LOUDNESS_SECONDS * self.sample_rate):
             return scores
         errors = mixing_scores(target.numpy(), estimate.numpy(), self.sample_rate, wanted)
         if math.isnan(errors[MIXING_METRICS[0]]):
             return scores
-        stereo = self.stereo_loss(*(audio[None].to(self.device) for audio in mix))
-        return {**{name: errors[name] for name in wanted}, _STEREO: float(stereo)}
+        scores |= {name: errors[name] for name in wanted}
+        if testing:
+            scores[_STEREO] = float(self.stereo_loss(*(audio[None].to(self.device) for audio in mix)))
+        return scores
 
 
 def _joined(parts: Sequence[_Mix]) -> _Mix:

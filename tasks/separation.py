@@ -20,6 +20,17 @@ from sonido_bench.tasks.generative import GenerativeTask, by_track
 __all__ = ["Separated", "SeparationTask"]
 
 
+_NOTHING_LEFT = 1e-6
+"""A track in which all but one stem together are fainter than this share of it, -60 dB, is not a mixture."""
+
+
+class _Part(NamedTuple):
+    """What is kept of a part of a track: ``rest`` is the energy of the mixture without each source, ``(sources,)``."""
+
+    energies: Energies
+    rest: np.ndarray[Any, Any]
+
+
 class Separated(NamedTuple):
     """What a network made of a batch, ``(batch, sources, channels, samples)`` each, float32."""
 
@@ -34,7 +45,8 @@ class SeparationTask(GenerativeTask):
     the loss it is the same quantity for both networks and the one that is tested, and does not hang on the loudest
     tracks; to choose as the papers did, monitor ``val/loss``. The test gives uSDR and, by the same means, cSDR (the
     median of museval's windows of a second; ``metrics.track_sdr``) of each track. Tracks in which no stem sounds are
-    left out. What the literature gives, per stem, is logged beside: ``test/csdr_median/<stem>``,
+    left out, and so are those in which one sounds alone: the mixture would solve them, at more decibels than all others
+    together have. What the literature gives, per stem, is logged beside: ``test/csdr_median/<stem>``,
     ``test/csdr_mean/<stem>`` and ``test/usdr_mean/<stem>``, over tracks.
 
     A subclass writes ``training_loss``, ``separate`` and ``estimate``.
@@ -94,24 +106,25 @@ class SeparationTask(GenerativeTask):
         loss, estimates = self.separate(batch, references)
         return loss, Separated(references, estimates.float())
 
-    def items(self, batch: StemBatch, outputs: Separated) -> list[tuple[str, float, Energies]]:
+    def items(self, batch: StemBatch, outputs: Separated) -> list[tuple[str, float, _Part]]:
         """Keep the energies that the scores follow from; in the test, something to hear of the first tracks."""
         if self.trainer.testing:
             self.keep_excerpts(batch, batch["mixture"], *outputs, names=self.sources)
+        rests = (batch["mixture"][:, None] - outputs.references).double().square().sum(dim=(2, 3)).cpu().numpy()
+        audio = (each.cpu().numpy() for each in outputs)
         measured = [
-            Energies.measure(references, estimates, self.sample_rate)
-            for references, estimates in zip(*(audio.cpu().numpy() for audio in outputs), strict=True)
+            _Part(Energies.measure(references, estimates, self.sample_rate), rest)
+            for references, estimates, rest in zip(*audio, rests, strict=True)
         ]
         return list(zip(batch["track"], batch["start"], measured, strict=True))
 
     def validation_scores(self, items: Mapping[str, Any]) -> dict[str, float]:
         """Score the validation set: ``usdr``."""
-        usdr = [_mean_of_finite(Energies.join(parts).usdr()) for parts in by_track(items).values()]
-        return {"usdr": _mean_of_finite(usdr)}
+        return {"usdr": _mean_of_finite([_mean_of_finite(track.usdr()) for track in _mixtures(items).values()])}
 
     def summarise(self, items: Mapping[str, Any]) -> TestItems:
         """Return the scores of each track; log those of each stem."""
-        tracks = {name: Energies.join(parts) for name, parts in by_track(items).items()}
+        tracks = _mixtures(items)
         usdr = {name: energies.usdr() for name, energies in tracks.items()}
         csdr = {name: energies.csdr() for name, energies in tracks.items()}
         self._log_stems([*usdr.values()], [*csdr.values()])
@@ -156,6 +169,17 @@ class SeparationTask(GenerativeTask):
             if math.isfinite(score)
         }
         self.log_dict(values, sync_dist=True, batch_size=1)
+
+
+def _mixtures(items: Mapping[str, Any]) -> dict[str, Energies]:
+    """Return the energies of the tracks in which there is something to separate; the references decide."""
+    tracks = {}
+    for name, parts in by_track(items).items():
+        joined, rest = Energies.join([part.energies for part in parts]), sum(part.rest for part in parts)
+        signal = joined.signal.sum(axis=1)
+        if (rest > _NOTHING_LEFT * signal)[signal > 0].all():
+            tracks[name] = joined
+    return tracks
 
 
 def _mean_of_finite(values: Sequence[float] | np.ndarray[Any, Any]) -> float:

@@ -1,6 +1,6 @@
 """Separation with Open-Unmix (UMX), by masks on the magnitude spectrogram."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -116,15 +116,24 @@ class UMXTask(SeparationTask):
 
     def separate(self, batch: StemBatch, references: Tensor) -> tuple[Tensor, Tensor]:
         """Return the squared error of the magnitudes, and the estimates."""
-        stft = self.model.stft(centred=True)
-        spectrum = stft(batch["mixture"])
+        stft, mixture = self.model.stft(centred=True), batch["mixture"]
+        spectrum = stft(mixture)
+        magnitude = spectrum.abs()
         features = self.aligned(self.streams(batch), stft.grid, spectrum.shape[-1])
-        magnitudes = self._umx(spectrum.abs(), features).float()
-        loss = self._loss(magnitudes, stft(references).abs())
+        magnitudes = self._umx(magnitude, features).float()
+        # One track at a time: memory for a whole batch of spectra of all stems is slow to get.
+        loss = torch.stack([self._loss(*pair) for pair in self._spectra(magnitudes, references)]).mean()
         if self.trainer.testing and self.wiener_iterations:
-            return loss, wiener_estimates(self._umx, batch["mixture"], features, self.wiener_iterations)
-        phased = torch.polar(magnitudes, spectrum.angle()[:, None].expand_as(magnitudes))
-        return loss, stft.inverse(phased, references.shape[-1])
+            return loss, wiener_estimates(self._umx, mixture, features, self.wiener_iterations)
+        phase = spectrum / magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny)  # 0 where there is nothing to mask
+        pairs = zip(magnitudes, phase, strict=True)
+        return loss, torch.stack([stft.inverse(found * turn, references.shape[-1]) for found, turn in pairs])
+
+    def _spectra(self, magnitudes: Tensor, references: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield estimated and true magnitudes of each track of a batch, as batches of one."""
+        stft = self.model.stft(centred=True)
+        for at in range(len(references)):
+            yield magnitudes[at : at + 1], stft(references[at : at + 1]).abs()
 
     @torch.no_grad()
     def estimate(self, audio: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """CRAFx2: the mixing network of FxNorm-automix."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -90,6 +91,10 @@ class CRAFx2(MixingNetwork):
         recurrent_layers: Of the LSTM.
         dropout: Between them.
         expansion: Of the excitation gates' hidden layer.
+        start_from_sum: Whether the untrained network gives the plain sum of the stems, for short trainings: half of
+            the first convolution's filters pass the left channel band by band, half the right, magnitudes are smoothed
+            by a mean, and all masks and gates are equal. What is left is the tanh (error at -45 dB for an RMS of 0.05)
+            and, at both ends of a clip, half a kernel. As published all start at random.
         sample_rate: Of the audio, in Hz.
         feature_dims: Width of each feature stream; ``None`` is the published network.
         injection: How features enter; ``add`` starts as the network without them, bit for bit.
@@ -114,6 +119,7 @@ class CRAFx2(MixingNetwork):
         recurrent_layers: int = 3,
         dropout: float = 0.1,
         expansion: int = 16,
+        start_from_sum: bool = False,
         sample_rate: int = 44_100,
         feature_dims: Mapping[str, int] | None = None,
         injection: Injection = "add",
@@ -155,6 +161,8 @@ class CRAFx2(MixingNetwork):
         )
         self.excite = _SqueezeExcitation(encoder_width, expansion)
         _start_with_long_memory(self.recurrent)
+        if start_from_sum:
+            self._start_from_sum()
 
     @property
     def guard_samples(self) -> int:
@@ -164,6 +172,24 @@ class CRAFx2(MixingNetwork):
         """
         samples: int = self.context * self.hop_length + 2 * (self.analyse.weight.shape[-1] - 1)
         return samples
+
+    @torch.no_grad()
+    def _start_from_sum(self) -> None:
+        """Let the filters pass what they analyse, and masks and gates start constant."""
+        last = f"_l{self.recurrent.num_layers - 1}"
+        for name, weight in self.recurrent.named_parameters():
+            if "weight" in name and last in name:
+                weight.chunk(4)[2].zero_()  # of what enters the cells, where the biases are zero: nothing does
+        for parameter in self.excite.gates[2].parameters():
+            nn.init.zeros_(parameter)
+        nn.init.constant_(self.smooth.weight, 1 / self.smooth.weight.shape[-1])
+        width, _, taps = self.analyse.weight.shape
+        # On the way back a filter is the sum of those of all stems; the masks are softplus(0), the gates sigmoid(0).
+        gain = self.stems * math.log(2) / 2
+        bank = _band_filters(width // 2, taps) / math.sqrt(gain)
+        filters = nn.init.zeros_(self.analyse.weight)
+        for channel, half in enumerate(filters.chunk(2)):
+            half[:, channel::2] = bank.unsqueeze(1)
 
     def autoencode(self, stems: Tensor) -> Tensor:
         """Pass stems through the front end alone; its published pre-training makes the output equal the input (L1).
@@ -224,6 +250,29 @@ def _first_centre(encoder_kernel: int, pool: int) -> float:
     """Centre of the first hidden frame in samples; each of the two even kernels looks half a sample ahead."""
     ahead = sum((right - left) / 2 for left, right in (_same(encoder_kernel), _same(2 * encoder_kernel)))
     return (pool - 1) / 2 + ahead
+
+
+def _band_filters(bands: int, taps: int) -> Tensor:
+    """Cosine-modulated filters that pass audio unchanged when each is followed by its mirror image and all are added.
+
+    ``cos((k + 1/2) pi t / bands + (-1)**k pi / 4)``, t from the window's centre, as in the modified discrete cosine
+    transform (Princen, Johnson and Bradley, 1987). Without decimation the squared magnitudes of their spectra add up
+    to a constant under every symmetric window of at most ``2 * bands`` taps, here a sine.
+
+    Args:
+        bands: Of equal width, up to half the sample rate.
+        taps: Of the result; the window lies in the middle, zeros around it.
+
+    Returns:
+        ``(bands, taps)``.
+    """
+    length = min(taps, 2 * bands)
+    time = torch.arange(length) - (length - 1) / 2
+    band = torch.arange(bands).unsqueeze(1)
+    window = torch.cos(math.pi * time / length)
+    filters = window * torch.cos((band + 0.5) * math.pi / bands * time + (1 - 2 * (band % 2)) * math.pi / 4)
+    before = (taps - length) // 2
+    return F.pad(filters / filters.square().sum().sqrt(), (before, taps - length - before))
 
 
 @torch.no_grad()

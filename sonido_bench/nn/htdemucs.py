@@ -21,6 +21,8 @@ _STRIDE = 4
 _KERNEL = 8
 _COMPRESSION = 8
 """By which the residual convolutions divide the channels."""
+_NO_WIENER = -1
+"""Iterations for which demucs gives its estimates the mixture's phase, and no Wiener filter."""
 
 
 class Branches(NamedTuple, Generic[_T]):
@@ -47,6 +49,7 @@ class HTDemucs(demucs.htdemucs.HTDemucs):
         channels: Hidden channels of the first layer, at least 8; each further layer has twice as many.
         depth: Layers of encoder and decoder.
         n_fft: Of the spectrogram, whose hop is a quarter of it.
+        cac: Spectrogram as complex numbers, in and out; ``False``: magnitudes, that get the mixture's phase.
         dconv_mode: Residual convolutions in the encoder (1), or in the decoder as well (3).
         bottom_channels: Width of the transformer; 0: the channels of the last layer.
         t_layers: Of the transformer, at least 1.
@@ -69,6 +72,7 @@ class HTDemucs(demucs.htdemucs.HTDemucs):
         channels: int = 48,
         depth: int = 4,
         n_fft: int = 4096,
+        cac: bool = True,
         dconv_mode: int = 1,
         bottom_channels: int = 0,
         t_layers: int = 5,
@@ -88,6 +92,9 @@ class HTDemucs(demucs.htdemucs.HTDemucs):
             channels=channels,
             growth=_GROWTH,
             nfft=n_fft,
+            wiener_iters=0 if cac else _NO_WIENER,
+            end_iters=0 if cac else _NO_WIENER,
+            cac=cac,
             depth=depth,
             kernel_size=_KERNEL,
             stride=_STRIDE,

@@ -64,6 +64,11 @@ class MixWaveUNet(MixingNetwork):
         growth: Channels that each level adds.
         kernel_size: Of the levels' convolutions, odd.
         output_kernel: Of the last convolution, odd.
+        start_from_sum: Whether the untrained network gives the plain sum of the stems, for short trainings: the last
+            convolution starts by passing them. As published it starts at random.
+        input_scale: What the stems are multiplied by, and the mix divided by. Music has amplitudes of some 0.05, what
+            the levels give of some 1: without a scale every step of Adam changes what the levels add to the mix far
+            more than how loud the stems pass, which a short training does not mend. 1 as published.
         sample_rate: Of the audio, in Hz.
         feature_dims: Width of each feature stream; ``None`` is the published network.
         injection: How features enter; ``add`` starts as the network without them, bit for bit.
@@ -80,6 +85,8 @@ class MixWaveUNet(MixingNetwork):
         growth: int = 24,
         kernel_size: int = 13,
         output_kernel: int = 5,
+        start_from_sum: bool = False,
+        input_scale: float = 1.0,
         sample_rate: int = 44_100,
         feature_dims: Mapping[str, int] | None = None,
         injection: Injection = "add",
@@ -87,17 +94,31 @@ class MixWaveUNet(MixingNetwork):
     ) -> None:
         if layers < 1:
             raise ValueError(f"expected at least 1 layer, got {layers}")
+        if not input_scale > 0:
+            raise ValueError(f"expected a positive input_scale, got {input_scale}")
         widths = [growth * level for level in range(1, layers + 1)]
         # A halving convolution is centred at every other sample, from the first: frame i lies at i * 2**layers.
         super().__init__(stems, sample_rate, 2**layers, 0.0, widths[-1], feature_dims, injection, injection_gain)
+        self.input_scale = input_scale
         inputs = 2 * stems
         self.encoder = nn.ModuleList(_Down(*each, kernel_size) for each in pairwise([inputs, *widths]))
         self.bottleneck = nn.Conv1d(widths[-1], widths[-1], 1)
         self.decoder = nn.ModuleList(_Up(*each, kernel_size) for each in pairwise([*widths[::-1], growth]))
         self.output = _same_conv(growth + inputs, 2, output_kernel)
+        if start_from_sum:
+            self._start_from_sum()
+
+    @torch.no_grad()
+    def _start_from_sum(self) -> None:
+        """Let the last convolution pass left to left and right to right; what the levels give starts at zero."""
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
+        centre = self.output.kernel_size[0] // 2
+        for channel in range(2):
+            self.output.weight[channel, channel : 2 * self.stems : 2, centre] = 1
 
     def _mix(self, inputs: Tensor, features: dict[str, Tensor] | None) -> Tensor:
-        inputs = self._fill(inputs)
+        inputs = self._fill(inputs) * self.input_scale
         hidden, skips = inputs, []
         for down in self.encoder:
             hidden, skip = down(hidden)
@@ -105,7 +126,7 @@ class MixWaveUNet(MixingNetwork):
         hidden = self.bottleneck(self._inject(hidden, features))
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
             hidden = up(hidden, skip)
-        mix: Tensor = self.output(torch.cat([inputs, hidden], dim=1))
+        mix: Tensor = self.output(torch.cat([inputs, hidden], dim=1)) / self.input_scale
         return mix
 
 

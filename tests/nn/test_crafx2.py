@@ -125,6 +125,52 @@ def test_front_end_learns_to_autoencode():
     assert trained == {"analyse", "smooth"}
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"stems": 4, "encoder_width": 16, "recurrent_layers": 1},
+        {"stems": 3, "encoder_width": 10, "encoder_kernel": 33},
+        {"stems": 4, "encoder_width": 128},
+    ],
+)
+def test_can_start_from_the_sum_of_the_stems(sizes):
+    """The error between 100 Hz and 18 kHz, of white noise as loud as music; what is left is the tanh."""
+    torch.manual_seed(0)
+    arguments = {"width": 12, "hidden": 10, "skip_width": 6, "blocks": 2, "repeats": 1, "expansion": 3} | sizes
+    network = CRAFx2(start_from_sum=True, **arguments).eval()
+    stems = 0.05 * torch.randn(1, sizes["stems"], 2, 8192) / sizes["stems"] ** 0.5
+    expected = stems.sum(1)
+    mix = network(stems)
+    edge = 64
+    spectra = (torch.fft.rfft(audio[..., edge:-edge]) for audio in (mix.detach() - expected, expected))
+    frequencies = torch.fft.rfftfreq(8192 - 2 * edge, 1 / 44_100)
+    band = (frequencies > 100) & (frequencies < 18_000)
+    error, wanted = (spectrum[..., band].abs().square().sum(-1) for spectrum in spectra)
+    assert (10 * torch.log10(error / wanted)).max() < -45
+    # Not a matter of level: undo the tanh and only rounding is left.
+    torch.testing.assert_close(mix.atanh()[..., edge:-edge], expected[..., edge:-edge], atol=1e-5, rtol=1e-4)
+    assert sum(map(torch.numel, network.parameters())) == sum(map(torch.numel, CRAFx2(**arguments).parameters()))
+
+
+def test_masks_and_gates_are_learned_from_the_sum():
+    torch.manual_seed(0)
+    network = tiny(start_from_sum=True)
+    network(torch.randn(1, 2, 2, 64)).square().sum().backward()
+    entering = network.recurrent.weight_ih_l2.grad.chunk(4)[2]
+    for gradient in (entering, network.excite.gates[2].weight.grad, network.analyse.weight.grad):
+        assert gradient.abs().sum() > 0
+
+
+def test_starts_at_random_as_published():
+    torch.manual_seed(0)
+    first = tiny().state_dict()
+    torch.manual_seed(0)
+    second = tiny(start_from_sum=False).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (first["analyse.weight"] != 0).all()
+    assert (first["recurrent.weight_ih_l2"] != 0).all()
+
+
 def test_mix_lies_within_full_scale():
     assert tiny().eval()(50 * torch.randn(1, 2, 2, 100)).abs().max() <= 1
 

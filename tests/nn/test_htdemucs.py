@@ -73,6 +73,16 @@ def test_published_weights_load_and_give_the_published_estimates(options, featur
         assert torch.equal(network(mixture(5001), features), published(mixture(5001)))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_magnitudes_with_the_phase_of_the_mixture_are_those_of_demucs(training):
+    torch.manual_seed(0)
+    published = stock(cac=False, wiener_iters=-1, end_iters=-1).train(training)
+    network = tiny(cac=False).train(training)
+    network.load_published(published.state_dict())
+    with torch.no_grad():
+        assert torch.equal(network(mixture()), published(mixture()))
+
+
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ConfigError, match="unknown: channel_downsampler"):
         tiny().load_published(stock(bottom_channels=8).state_dict())

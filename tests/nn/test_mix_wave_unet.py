@@ -45,6 +45,29 @@ def test_mix_wave_unet_equals_its_layers_one_by_one():
     assert torch.allclose(network(stems), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("output_kernel", [1, 5])
+def test_mix_wave_unet_can_start_from_the_sum_of_the_stems(output_kernel):
+    arguments = {"layers": 2, "growth": 3, "kernel_size": 5, "output_kernel": output_kernel}
+    network = MixWaveUNet(stems=3, start_from_sum=True, input_scale=8.0, **arguments)
+    stems = torch.randn(2, 3, 2, 64)
+    mix = network(stems)
+    torch.testing.assert_close(mix, stems.sum(1))
+    mix.square().sum().backward()
+    assert network.output.weight.grad[:, 6:].abs().sum() > 0  # what the levels give is learned
+    assert count(network) == count(MixWaveUNet(stems=3, **arguments))
+
+
+def test_mix_wave_unet_in_other_units():
+    torch.manual_seed(0)
+    plain = MixWaveUNet(stems=1, layers=2, growth=3, kernel_size=5).eval()
+    scaled = MixWaveUNet(stems=1, layers=2, growth=3, kernel_size=5, input_scale=4.0).eval()
+    scaled.load_state_dict(plain.state_dict())
+    stems = torch.randn(1, 1, 2, 64)
+    assert torch.equal(scaled(stems), plain(4 * stems) / 4)
+    with pytest.raises(ValueError, match="positive input_scale"):
+        MixWaveUNet(input_scale=0.0)
+
+
 def test_hidden_frames_of_mix_wave_unet_are_centred_where_the_grid_says():
     """What a frame of the bottleneck sees lies evenly around its centre."""
     network = MixWaveUNet(stems=1, layers=3, growth=2, kernel_size=5, feature_dims={"top": 2}).eval()
