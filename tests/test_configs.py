@@ -76,7 +76,9 @@ def musdb(tmp_path_factory):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "tasks").glob("*.yaml")), ids=ids)
 def test_task_configurations_train_and_test(path, data, musdb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own = {f"data.{name}": value for name, value in {**SMALL, "batches_per_epoch": 1, "batch_size": 2}.items()}
+    cut = {"segment_seconds": 1.0} if "segment_seconds" in path.read_text() else {}
+    sizes = {**SMALL, **cut, "batches_per_epoch": 1, "batch_size": 2}
+    own = {f"data.{name}": value for name, value in sizes.items()}
     changed = {**PUBLISHED.get(path.stem, own), "data.root": musdb if path.stem in PUBLISHED else data}
     options = [f"--{name.replace('.', '.init_args.')}={value}" for name, value in changed.items()]
     limits = ["--trainer.max_steps=2", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
@@ -112,7 +114,7 @@ def test_benchmarks_run(path, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the arms of `pretraining` find models: the shipped one in the place of each
     for extractor in config.extractors.values():
         model = Path(extractor.init_args.get("checkpoint", ""))
-        if model.parts[:1] == ("results",):
+        if model.parts[:1] == ("results",) and not model.exists():
             model.parent.mkdir(parents=True, exist_ok=True)
             model.symlink_to(shipped_folder("sonido-tiny"))
     Path("checkpoints").symlink_to(shipped_folder("sonido-tiny").parent)
