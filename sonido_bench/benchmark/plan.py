@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sonido_bench.benchmark.config import ArmConfig, BenchmarkConfig, ClassConfig, config_hash
-from sonido_bench.benchmark.experiment import BASELINE
+from sonido_bench.benchmark.experiment import BASELINE, Experiment
 from sonido_bench.benchmark.instantiate import arm_extractor, build, build_data, build_task
 from sonido_bench.benchmark.results import load_result, result_path
 from sonido_bench.benchmark.runner import RunJob, expected_config
@@ -111,8 +111,8 @@ def make_plan(config: BenchmarkConfig, workspace: Workspace, data: Mapping[str, 
             runs.append(RunJob(config, experiment, workspace, wandb))
     extractions = [
         job
-        for extractor, tasks in _needed(config, runs)
-        for job in _extraction_jobs(extractor, _clips([data[task] for task in tasks]), workspace.cache)
+        for extractor, readers in _needed(config, runs)
+        for job in _extraction_jobs(extractor, _clips(config, data, readers), workspace.cache)
     ]
     return Plan(extractions, runs, len(grid) - len(runs))
 
@@ -132,29 +132,37 @@ def _check_unchanged(path: Path, expected_hash: str, expected: dict[str, Any]) -
         )
 
 
-def _needed(config: BenchmarkConfig, runs: list[RunJob]) -> list[tuple[ArmConfig | ClassConfig, list[str]]]:
-    """Return each frozen model that the runs read from the cache, front ends first, with the tasks that read it."""
-    readers: list[tuple[ArmConfig | ClassConfig, list[str]]] = []
+def _needed(config: BenchmarkConfig, runs: list[RunJob]) -> list[tuple[ArmConfig | ClassConfig, list[Experiment]]]:
+    """Return each frozen model that the runs read from the cache, front ends first, with the runs that read it."""
+    readers: list[tuple[ArmConfig | ClassConfig, list[Experiment]]] = []
     for run in runs:
-        task = run.experiment.task
-        raw = config.tasks[task].model.init_args.get("front_end")  # a task that gives audio has none
+        raw = config.tasks[run.experiment.task].model.init_args.get("front_end")  # a task that gives audio has none
         arm = config.arm(run.experiment.arm)
         models: list[ArmConfig | ClassConfig] = [] if arm.name == BASELINE else [arm]
         if raw:
             models.append(ClassConfig(raw["class_path"], raw.get("init_args", {})))
         for model in models:
-            tasks = next((names for known, names in readers if known == model), None)
-            if tasks is None:
-                readers.append((model, [task]))
-            elif task not in tasks:
-                tasks.append(task)
+            experiments = next((known for reader, known in readers if reader == model), None)
+            if experiments is None:
+                readers.append((model, [run.experiment]))
+            else:
+                experiments.append(run.experiment)
     return sorted(readers, key=lambda reader: isinstance(reader[0], ArmConfig))
 
 
-def _clips(data_sets: list[Any]) -> list[Clip]:
-    """Return the clips of data sets; one that several have, or have under other names, once."""
-    distinct = {id(each): each for each in data_sets}.values()
-    clips = [clip for each in distinct for split in ("train", "validation", "test") for clip in each.clips(split)]
+def _clips(config: BenchmarkConfig, data: Mapping[str, Any], readers: list[Experiment]) -> list[Clip]:
+    """Return the clips that experiments read; one that several data sets have, or have under other names, once."""
+    clips = []
+    for task in dict.fromkeys(reader.task for reader in readers):
+        whole = data[task]
+        clips += [clip for split in ("validation", "test") for clip in whole.clips(split)]
+        shares = dict.fromkeys((reader.fraction, reader.seed) for reader in readers if reader.task == task)
+        if any(fraction == 1 for fraction, _ in shares):
+            clips += whole.clips("train")
+        else:
+            target = build_task(config.tasks[task], None).target
+            for fraction, seed in shares:
+                clips += build_data(config, config.tasks[task], target, fraction, seed).clips("train")
     return list({(clip.sha256, clip.start, clip.seconds): clip for clip in clips}.values())
 
 

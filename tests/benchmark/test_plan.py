@@ -1,7 +1,11 @@
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from sonido_bench.benchmark import plan as planning
 from sonido_bench.benchmark import runner
 from sonido_bench.benchmark.config import (
     ArmConfig,
@@ -39,6 +43,24 @@ class FakeData:
         return [Clip(split, Path(f"{split}.flac"), split, 0.0, 1.0)]
 
 
+class Share:
+    """A training share of two clips, one of which every seed has."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def clips(self, split: str) -> list[Clip]:
+        assert split == "train"
+        return [Clip(name, Path(name), name, 0.0, 1.0) for name in ("shared", f"of seed {self.seed}")]
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    """Training shares of made-up data sets; tasks whose classes do not exist have a target."""
+    monkeypatch.setattr(planning, "build_task", lambda task, extractor: SimpleNamespace(target="stems"))
+    monkeypatch.setattr(planning, "build_data", lambda config, task, target, fraction, seed: Share(seed))
+
+
 def test_an_arm_with_arguments_and_its_control_are_extracted_once_each(tmp_path):
     task = ClassConfig("some.Task", {"front_end": {"class_path": LOGMEL}})
     config = BenchmarkConfig(
@@ -64,6 +86,7 @@ def test_an_arm_with_arguments_and_its_control_are_extracted_once_each(tmp_path)
     assert len(plan.runs) == 2 * 4 * 2
 
 
+@pytest.mark.usefixtures("shares")
 def test_tasks_with_grids_of_their_own_are_planned_together(tmp_path):
     """What one task alone needs is extracted for its runs only; what has a result is not planned again."""
     task = ClassConfig("some.Task", {"width": 8})
@@ -157,3 +180,20 @@ def test_tasks_with_data_of_their_own_are_extracted_together(tmp_path):
         {"umx": StemData()} | {"key": FakeData()},
     )
     assert [job.label for job in alone.extractions] == ["features of LogMel"]
+
+
+@pytest.mark.usefixtures("shares")
+def test_training_clips_that_no_run_reads_are_not_extracted(tmp_path):
+    tasks = {"umx": TaskConfig("umx", "umx", ClassConfig("b.Task", {}), ONE_STEP)}
+    config = BenchmarkConfig("few", ClassConfig("b.Data", {}), tasks, ["none", "chroma"], [0.1], [0, 1])
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    found = make_plan(config, workspace, {"umx": FakeData()}).extractions
+    names = [clip.name for job in found for clip in job.clips]
+    assert names == [*clip_names("validation"), *clip_names("test"), "shared", "of seed 0", "of seed 1"]
+    whole = make_plan(replace(config, fractions=[0.1, 1.0]), workspace, {"umx": FakeData()}).extractions
+    everything = {name for split in ("train", "validation", "test") for name in clip_names(split)}
+    assert {clip.name for job in whole for clip in job.clips} == everything
+
+
+def clip_names(split: str) -> list[str]:
+    return [clip.name for clip in FakeData().clips(split)]
