@@ -128,6 +128,18 @@ def other_music(config: BenchmarkConfig) -> BenchmarkConfig:
     return replace(config, data=data, tasks={name: moved(task) for name, task in config.tasks.items()})
 
 
+def on_seeds(
+    config: BenchmarkConfig, seeds: Sequence[int], fractions: Sequence[float] | None = None
+) -> BenchmarkConfig:
+    """Return the benchmark with the seeds of a search, and with its fractions if it has any, for every task.
+
+    What is extracted before the trainings are the clips of this grid.
+    """
+    own = {"seeds": None} if fractions is None else {"seeds": None, "fractions": None}
+    tasks = {name: replace(task, **own) for name, task in config.tasks.items()}
+    return replace(config, seeds=seeds, fractions=fractions or config.fractions, tasks=tasks)
+
+
 def candidates(task: TaskConfig) -> Iterator[tuple[str, Any, TaskConfig]]:
     """Yield option, value and the task with that one option changed."""
     for option, values in CANDIDATES[task.name].items():
@@ -175,8 +187,9 @@ def main() -> None:
     arguments = parser.parse_args()
     config = other_music(load_benchmark(arguments.benchmark))
     config = config.select(Selection(tasks=arguments.tasks or [name for name in config.tasks if name in CANDIDATES]))
-    workspace = Workspace(arguments.workspace, Path("cache/features"))
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+    config = on_seeds(config, seeds)
+    workspace = Workspace(arguments.workspace, Path("cache/features"))
     grid = [
         (task, option, value, candidate)
         for task in config.tasks.values()

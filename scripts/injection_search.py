@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from baseline_search import FIRST_SEED, SearchJob, changed, other_music
+from baseline_search import FIRST_SEED, SearchJob, changed, on_seeds, other_music
 
 from sonido_bench.benchmark.config import Selection, load_benchmark
 from sonido_bench.benchmark.experiment import BASELINE
@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     config = other_music(load_benchmark(arguments.benchmark)).select(Selection(tasks=arguments.tasks))
-    config = replace(config, arms=[BASELINE, *arguments.arms])
+    seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+    config = on_seeds(replace(config, arms=[BASELINE, *arguments.arms]), seeds, arguments.fractions)
     workspace = Workspace(arguments.workspace, Path("cache/features"))
     fingerprints = {arm: arm_extractor(config.arm(arm)).fingerprint() for arm in arguments.arms}
     table: Table = {}
@@ -53,7 +54,7 @@ def main() -> None:
                     task = named if gain is None else changed(named, "injection_gain", gain)
                     table[name, fraction, arm, gain] = [
                         SearchJob(config, task, fraction, seed, workspace, arm, fingerprints.get(arm, ""))
-                        for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+                        for seed in seeds
                     ]
     jobs = {job.path: job for row in table.values() for job in row if not job.path.exists()}
     data = open_data(config)

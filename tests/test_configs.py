@@ -53,7 +53,8 @@ def ids(path: Path) -> str:
 
 def test_every_configuration_is_short():
     for path in CONFIGS.rglob("*.yaml"):
-        assert len(path.read_text().splitlines()) <= 80, f"{path} is no longer read at a glance"
+        limit = 80 if path.parent.name == "benchmarks" else 40  # a benchmark has up to six networks
+        assert len(path.read_text().splitlines()) <= limit, f"{path} is no longer read at a glance"
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,18 @@
 """The searches in scripts/ must never see the music of a benchmark."""
 
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 from sonido_bench.benchmark.config import load_benchmark
-from sonido_bench.benchmark.plan import open_data
+from sonido_bench.benchmark.instantiate import build_data
+from sonido_bench.benchmark.plan import make_plan, open_data
 from sonido_bench.benchmark.stage_one_gate import GATE_DATA
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.errors import ConfigError
+from sonido_bench.launch.local import prepare_data
 
 ROOT = Path(__file__).parents[1]
 RENDERED = "sonido_bench.datamodules.rendered.RenderedDataModule"
@@ -82,3 +85,19 @@ def test_data_without_other_music_are_refused(search, tmp_path):
     musdb = "{class_path: sonido_bench.datamodules.musdb18.MUSDB18HQDataModule, init_args: {root: here}}"
     with pytest.raises(ConfigError, match="has no option 'data_seed'"):
         open_data(search.other_music(load(tmp_path, recorded=musdb)))
+
+
+def test_what_a_search_trains_on_is_extracted(search, tmp_path):
+    """Extraction follows the grid of the configuration, which has to be that of the search."""
+    sizes = "seconds: 1.5, train_tracks: 10, validation_tracks: 1"
+    config = search.other_music(load(tmp_path, tagged=f"{{init_args: {{{sizes}}}}}"))
+    config = replace(config, tasks={name: replace(task, seeds=[0]) for name, task in config.tasks.items()})
+    config = search.on_seeds(config, [100, 101], [0.1])
+    data = open_data(config)
+    prepare_data(data.values(), 1)
+    extracted = {
+        clip for job in make_plan(config, Workspace(tmp_path, tmp_path), data).extractions for clip in job.clips
+    }
+    task = config.tasks["tagged"]
+    for seed in (100, 101):
+        assert set(build_data(config, task, "instruments", 0.1, seed).clips("train")) <= extracted
