@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from sonido_bench.audio import read_audio, to_mono, write_audio
-from sonido_bench.foundation.sonido.card import ModelCard
-from sonido_bench.foundation.sonido.checkpoint import save_checkpoint
+from sonido_bench.foundation.card import ModelCard
+from sonido_bench.foundation.checkpoint import save_checkpoint
 from sonido_bench.foundation.sonido.config import load_config
 from sonido_bench.foundation.sonido.extractor import SonidoExtractor
 from sonido_bench.foundation.sonido.model import Sonido

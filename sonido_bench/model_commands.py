@@ -49,7 +49,8 @@ def gate(arguments: argparse.Namespace) -> None:
     from sonido_bench.benchmark.stage_one_gate import GATE_DATA, STAGE_ONE, level_rows, stage_one_rows
     from sonido_bench.datamodules.rendered import RenderedDataModule
     from sonido_bench.features.cache import FeatureCache
-    from sonido_bench.foundation.sonido.checkpoint import checkpoint_folder, write_gate
+    from sonido_bench.foundation.checkpoint import checkpoint_folder
+    from sonido_bench.foundation.sonido.checkpoint import write_gate
     from sonido_bench.launch.local import prepare_data
 
     folder = checkpoint_folder(arguments.checkpoint)
@@ -69,7 +70,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Write what is left of audio in the codes of each level."""
     from rich.progress import track
 
-    from sonido_bench.foundation.sonido.checkpoint import checkpoint_folder
+    from sonido_bench.foundation.checkpoint import checkpoint_folder
     from sonido_bench.foundation.sonido.reconstruction import reconstruct as run
 
     folder = checkpoint_folder(arguments.checkpoint)
@@ -82,7 +83,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Sample music."""
-    from sonido_bench.foundation.sonido.checkpoint import checkpoint_folder
+    from sonido_bench.foundation.checkpoint import checkpoint_folder
     from sonido_bench.foundation.sonido.generation import GenerationConfig
     from sonido_bench.foundation.sonido.generation import generate as run
     from sonido_bench.foundation.transformer.sampling import SamplingConfig

@@ -12,7 +12,7 @@ from sonido_bench.benchmark.config import Budget, ClassConfig, load_benchmark
 from sonido_bench.benchmark.results import load_results
 from sonido_bench.benchmark.workspace import Workspace
 from sonido_bench.cli import main
-from sonido_bench.foundation.sonido.checkpoint import shipped_folder
+from sonido_bench.foundation.checkpoint import shipped_folder
 from sonido_bench.launch.local import run_benchmark
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -9,8 +9,8 @@ from typing import Any
 
 from sonido_bench.benchmark.environment import describe_environment
 from sonido_bench.files import atomic_path
-from sonido_bench.foundation.sonido.card import ModelCard, Row
-from sonido_bench.foundation.sonido.checkpoint import save_checkpoint
+from sonido_bench.foundation.card import ModelCard, Row
+from sonido_bench.foundation.checkpoint import save_checkpoint
 from sonido_bench.foundation.sonido.model import Sonido
 from sonido_bench.launch.phase import read_summary, restore
 from sonido_bench.launch.phases import STAGE_ONE, WAVEFORM_DECODER, later_phases, phase_folder

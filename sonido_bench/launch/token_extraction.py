@@ -15,8 +15,8 @@ from sonido_bench.datamodules.augmentation import Augmentation, AugmentationConf
 from sonido_bench.datamodules.recordings import AudioConfig, AudioSource, open_audio, read_track
 from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import sha256_json
+from sonido_bench.foundation.checkpoint import round_to_stored
 from sonido_bench.foundation.clap import ClapEmbedding
-from sonido_bench.foundation.sonido.checkpoint import round_to_stored
 from sonido_bench.foundation.sonido.config import StageOneConfig, plain
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 from sonido_bench.foundation.sonido.tokens import TokenizedTrack, encode_track, read_index, write_tokens

@@ -9,7 +9,8 @@ from sonido_bench.benchmark.probes import labelled_clips
 from sonido_bench.benchmark.stage_one_gate import STAGE_ONE, level_rows, stage_one_rows, untrained
 from sonido_bench.datamodules.rendering.dataset import RenderedConfig, prepare
 from sonido_bench.features.cache import FeatureCache
-from sonido_bench.foundation.sonido.checkpoint import load_checkpoint, save_checkpoint
+from sonido_bench.foundation.checkpoint import save_checkpoint
+from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.extractor import SonidoExtractor
 from tests.foundation.sonido.tiny_model import CARD, HOP, music, tiny_model
 

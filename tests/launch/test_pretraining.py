@@ -21,8 +21,9 @@ from sonido_bench.datamodules.augmentation import Augmentation
 from sonido_bench.datamodules.recordings import open_audio, read_track
 from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import sha256_json
+from sonido_bench.foundation.checkpoint import load_card
 from sonido_bench.foundation.clap import ClapEmbedding
-from sonido_bench.foundation.sonido.checkpoint import load_card, load_checkpoint
+from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.config import plain
 from sonido_bench.foundation.sonido.stage_one import StageOne
 from sonido_bench.launch.phase import DivergedError, load_weights, read_summary

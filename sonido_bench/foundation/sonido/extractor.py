@@ -12,7 +12,8 @@ from sonido_bench.errors import ConfigError
 from sonido_bench.features.extractor import Extractor
 from sonido_bench.features.spec import ExtractorCard, FeatureSpec, StreamSpec
 from sonido_bench.features.windows import Window, split
-from sonido_bench.foundation.sonido.checkpoint import load_card, load_checkpoint, shipped_folder
+from sonido_bench.foundation.checkpoint import load_card, shipped_folder
+from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.config import LevelName, PriorConfig, SonidoConfig
 from sonido_bench.foundation.sonido.model import Sonido
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from sonido_bench.audio import write_audio
 from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import atomic_path, sha256_file, sha256_json
-from sonido_bench.foundation.sonido.checkpoint import checkpoint_sha256, load_checkpoint
+from sonido_bench.foundation.checkpoint import checkpoint_sha256
+from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.condition import embed_text, read_embedding
 from sonido_bench.foundation.sonido.config import LevelName
 from sonido_bench.foundation.sonido.model import Sonido

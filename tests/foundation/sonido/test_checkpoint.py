@@ -9,15 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import sha256_file
-from sonido_bench.foundation.sonido.card import render_card
-from sonido_bench.foundation.sonido.checkpoint import (
-    checkpoint_folder,
-    load_card,
-    load_checkpoint,
-    round_to_stored,
-    save_checkpoint,
-    write_gate,
-)
+from sonido_bench.foundation.card import render_card
+from sonido_bench.foundation.checkpoint import checkpoint_folder, load_card, round_to_stored, save_checkpoint
+from sonido_bench.foundation.sonido.checkpoint import load_checkpoint, write_gate
 from tests.foundation.sonido.tiny_model import CARD, music, tiny_model
 
 FILES = ("model.safetensors", "config.yaml", "README.md")
@@ -114,7 +108,7 @@ def test_interrupted_saving_leaves_nothing_that_loads(folder, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sonido_bench.foundation.sonido.checkpoint.render_card", stop)
+    monkeypatch.setattr("sonido_bench.foundation.checkpoint.render_card", stop)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(folder, model, CARD)
     with pytest.raises(DataError, match="found no SHA256SUMS"):

@@ -5,9 +5,9 @@ import torch
 
 from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.features.check import check_extractor
+from sonido_bench.foundation.checkpoint import save_checkpoint
 from sonido_bench.foundation.controls import randomised
 from sonido_bench.foundation.sonido import extractor as module
-from sonido_bench.foundation.sonido.checkpoint import save_checkpoint
 from sonido_bench.foundation.sonido.extractor import SonidoExtractor, SonidoTiny, SonidoTinyTokenizer
 from tests.foundation.sonido.tiny_model import CARD, HOP, RATE, music, prior_config, tiny_model
 

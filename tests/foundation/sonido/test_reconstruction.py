@@ -3,7 +3,8 @@ import torch
 
 from sonido_bench.audio import read_audio, write_audio
 from sonido_bench.errors import DataError
-from sonido_bench.foundation.sonido.checkpoint import load_checkpoint, save_checkpoint
+from sonido_bench.foundation.checkpoint import save_checkpoint
+from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.reconstruction import level_prefixes, reconstruct
 from tests.foundation.sonido.tiny_model import CARD, RATE, music, tiny_model
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
+from sonido_bench.foundation.card import ModelCard
 from sonido_bench.foundation.sonido.blocks import ResidualBlock
-from sonido_bench.foundation.sonido.card import ModelCard
 from sonido_bench.foundation.sonido.config import (
     FeatureConfig,
     FrontEndConfig,
