@@ -18,6 +18,7 @@ class CRAFx2Task(MixingTask):
         extractor: The frozen model; ``None`` is the baseline.
         stems: Names of the stems, in order.
         encoder_width: Channels at the full rate, even.
+        encoder_kernel: Taps of the first convolution; those that smooth magnitudes are twice as long.
         width: Channels of the temporal network.
         hidden: Channels within its blocks.
         skip_width: Channels that its blocks add to its output.
@@ -49,6 +50,7 @@ class CRAFx2Task(MixingTask):
         extractor: Extractor | None = None,
         stems: Sequence[str] = STEMS,
         encoder_width: int = 128,
+        encoder_kernel: int = 64,
         width: int = 256,
         hidden: int = 128,
         skip_width: int = 64,
@@ -74,6 +76,7 @@ class CRAFx2Task(MixingTask):
         self.model = CRAFx2(
             len(self.stems),
             encoder_width,
+            encoder_kernel,
             width=width,
             hidden=hidden,
             skip_width=skip_width,

@@ -22,8 +22,9 @@ from sonido_bench.tasks.generative import GenerativeTask, by_track
 
 __all__ = ["STEMS", "MixingLoss", "MixingTask"]
 
-MixingLoss = Literal["squared", "convergence", "waveform"]
-"""``squared`` and ``convergence``: the stereo losses Lb and La of FxNorm-automix; ``waveform``: mean |target - mix|."""
+MixingLoss = Literal["squared", "convergence", "channels", "waveform"]
+"""``squared`` and ``convergence``: the stereo losses Lb and La of FxNorm-automix, of the channels' sum and difference;
+``channels``: La of the channels themselves, for stems that are nearly mono; ``waveform``: mean |target - mix|."""
 
 STEMS = ("vocals", "drums", "bass", "other")
 
@@ -85,7 +86,7 @@ class MixingTask(GenerativeTask):
         if guard_frames < 0 or (guard_frames and loss == "waveform"):
             raise ConfigError(f"guard_frames must be at least 0, and 0 with the waveform loss, got {guard_frames}")
         self.loss = loss
-        distance: Literal["squared", "convergence"] = "convergence" if loss == "convergence" else "squared"
+        distance: Literal["squared", "convergence"] = "squared" if loss in ("squared", "waveform") else "convergence"
         self.guarded_loss = StereoLoss(distance, sample_rate, guard_frames=guard_frames)
         self.whole_loss = StereoLoss(distance, sample_rate)
         self.stereo_loss = StereoLoss("squared", sample_rate)
@@ -177,6 +178,8 @@ class MixingTask(GenerativeTask):
         """Compare ``(batch, 2, samples)``; without guards outside training, where short clips are padded."""
         if self.loss == "waveform":
             return F.l1_loss(mix, target)
+        if self.loss == "channels":
+            target, mix = _crossed(target), _crossed(mix)
         loss = self.guarded_loss if self.training else self.whole_loss
         missing = loss.least_samples - target.shape[-1]
         if missing > 0 and self.training:
@@ -235,6 +238,12 @@ def _joined(parts: Sequence[_Mix]) -> _Mix:
 def _lengthened(audio: Tensor, missing: int) -> Tensor:
     """Append zeros, if any are missing."""
     return F.pad(audio, (0, max(0, missing)))
+
+
+def _crossed(audio: Tensor) -> Tensor:
+    """Return half the sum and half the difference of ``(batch, 2, samples)``, whose own are the channels again."""
+    left, right = audio.unbind(dim=1)
+    return torch.stack([left + right, left - right], dim=1) / 2
 
 
 def _mean(values: Sequence[float]) -> float:

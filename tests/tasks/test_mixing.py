@@ -77,7 +77,7 @@ def test_overfits_two_items(network, extractor, trainer, loader, boosted):
 
 
 @every_network
-@pytest.mark.parametrize("loss", ["squared", "convergence", "waveform"])
+@pytest.mark.parametrize("loss", ["squared", "convergence", "channels", "waveform"])
 def test_the_first_step_is_the_baselines(network, extractor, loss):
     losses, mixes = [], []
     for arm in (None, extractor):
@@ -115,6 +115,23 @@ def test_losses_are_those_that_they_are_called(extractor):
         assert torch.equal(value, StereoLoss(loss, RATE)(batch["mixture"], mix))
     value, mix = make_task(loss="waveform").step(batch)
     assert float(value) == pytest.approx(float((batch["mixture"] - mix).abs().mean()))
+    for guard in (0, 1):
+        value, mix = make_task(loss="channels", guard_frames=guard).step(batch)
+        loss, silent = StereoLoss("convergence", RATE, guard_frames=guard), torch.zeros_like(mix[:, :1])
+        # Beside a silent channel, sum and difference are both the other one.
+        alone = [
+            loss(torch.cat([batch["mixture"][:, [channel]], silent], 1), torch.cat([mix[:, [channel]], silent], 1)) / 2
+            for channel in (0, 1)
+        ]
+        torch.testing.assert_close(value, sum(alone), rtol=1e-4, atol=0)  # logarithms of faint bins, rounded
+
+
+def test_only_the_loss_of_channels_cares_which_is_which():
+    batch = stem_batch()
+    swapped = {**batch, "mixture": batch["mixture"].flip(1)}
+    for loss, cares in (("squared", False), ("convergence", False), ("channels", True)):
+        here, there = (make_task(loss=loss).step(each)[0] for each in (batch, swapped))
+        assert (abs(here - there) > 1e-3 * here) == cares
 
 
 def test_scores_are_those_of_whole_tracks(extractor, trainer, loader):
