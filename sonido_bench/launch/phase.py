@@ -22,7 +22,7 @@ from sonido_bench.benchmark.tracking import Tracker
 from sonido_bench.datamodules.pretraining import StepDataModule
 from sonido_bench.errors import ConfigError, DataError, SonidoError
 from sonido_bench.files import write_json, write_text
-from sonido_bench.foundation.sonido.phase import Phase
+from sonido_bench.foundation.phase import Phase
 from sonido_bench.launch.pretraining_config import TrainerConfig
 from sonido_bench.launch.progress import PhaseProgress
 

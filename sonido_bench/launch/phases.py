@@ -11,7 +11,7 @@ from sonido_bench.benchmark.experiment import Experiment
 from sonido_bench.benchmark.tracking import make_tracker
 from sonido_bench.datamodules.pretraining import HeldOutSegments, RandomSegments, StepDataModule
 from sonido_bench.datamodules.recordings import AudioSource, open_audio
-from sonido_bench.foundation.sonido.config import plain
+from sonido_bench.foundation.configuration import plain
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 from sonido_bench.foundation.sonido.model import build_prior
 from sonido_bench.foundation.sonido.stage_one import StageOne, StageOneTraining, WaveformStage, WaveformTraining

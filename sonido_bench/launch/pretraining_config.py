@@ -1,6 +1,6 @@
 """A pre-training as a YAML file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from sonido_bench.datamodules.augmentation import AugmentationConfig
 from sonido_bench.datamodules.recordings import AudioConfig
 from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.configuration import parse_dataclass, read_mapping
 from sonido_bench.foundation.sonido.config import LevelName, SonidoConfig
 from sonido_bench.foundation.sonido.stage_one import StageOneTraining, WaveformTraining
 from sonido_bench.foundation.sonido.stage_two import StageTwoTraining
@@ -147,25 +148,10 @@ def load_pretraining(path: Path, changes: Sequence[str] = ()) -> PretrainingConf
     Raises:
         ConfigError: If the file is missing, or has a missing, unknown or wrong entry; one line.
     """
-    import yaml
-    from jsonargparse import ArgumentError, ArgumentParser  # lazy: slow imports
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: expected a readable YAML file, found: {' '.join(str(error).split())}") from error
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: expected a mapping, found {type(values).__name__}")
+    values = read_mapping(path)
     for change in changes:
         _change(values, change)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--pretraining", type=PretrainingConfig)
-    try:
-        parsed = parser.instantiate_classes(parser.parse_object({"pretraining": dict(values)}))
-    except (ArgumentError, TypeError, ValueError, ConfigError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    config: PretrainingConfig = parsed.pretraining
-    return config
+    return parse_dataclass(PretrainingConfig, values, str(path))
 
 
 def _change(values: Any, change: str) -> None:

@@ -17,7 +17,8 @@ from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import sha256_json
 from sonido_bench.foundation.checkpoint import round_to_stored
 from sonido_bench.foundation.clap import ClapEmbedding
-from sonido_bench.foundation.sonido.config import StageOneConfig, plain
+from sonido_bench.foundation.configuration import plain
+from sonido_bench.foundation.sonido.config import StageOneConfig
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 from sonido_bench.foundation.sonido.tokens import TokenizedTrack, encode_track, read_index, write_tokens
 from sonido_bench.launch.phase import load_weights, restore

@@ -23,8 +23,8 @@ from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.files import sha256_json
 from sonido_bench.foundation.checkpoint import load_card
 from sonido_bench.foundation.clap import ClapEmbedding
+from sonido_bench.foundation.configuration import plain
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
-from sonido_bench.foundation.sonido.config import plain
 from sonido_bench.foundation.sonido.stage_one import StageOne
 from sonido_bench.launch.phase import DivergedError, load_weights, read_summary
 from sonido_bench.launch.pretraining import pretrain

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.configuration import parse_dataclass, plain, read_mapping
 
 __all__ = [
     "FeatureConfig",
@@ -19,7 +20,6 @@ __all__ = [
     "WaveformDecoderConfig",
     "load_config",
     "parse_config",
-    "plain",
 ]
 
 LevelName = Literal["top", "mid", "bottom"]
@@ -243,37 +243,9 @@ class SonidoConfig:
         return values
 
 
-def plain(config: Any) -> Any:
-    """Return a configuration, a dataclass, as JSON-able values."""
-    return _plain(asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def parse_config(values: Mapping[str, Any], source: str = "configuration") -> SonidoConfig:
-    """Check plain values and make a configuration of them.
-
-    Args:
-        values: As ``SonidoConfig.as_dict`` gives them.
-        source: Named in errors.
-
-    Raises:
-        ConfigError: If a name is unknown or missing, or a value has the wrong type or range.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser  # lazy: a slow import
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model", type=SonidoConfig)
-    try:
-        parsed = parser.instantiate_classes(parser.parse_object({"model": dict(values)}))
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
-    model: SonidoConfig = parsed.model
-    return model
+    """Check plain values, as ``SonidoConfig.as_dict`` gives them; see ``parse_dataclass``."""
+    return parse_dataclass(SonidoConfig, values, source)
 
 
 def load_config(path: Path) -> SonidoConfig:
@@ -282,12 +254,5 @@ def load_config(path: Path) -> SonidoConfig:
     Raises:
         ConfigError: If the file is missing or not such a configuration.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: expected a readable YAML file, found: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping, found {type(values).__name__}")
+    values = read_mapping(path)
     return parse_config(values.get("model", values), str(path))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.phase import Phase, PhaseConfig
 from sonido_bench.foundation.sonido.hqvae import HQVAE, HQVAEOutput
-from sonido_bench.foundation.sonido.phase import Phase, PhaseConfig
 from sonido_bench.foundation.sonido.waveform_decoder import WaveformDecoder
 
 __all__ = ["StageOne", "StageOneTraining", "WaveformStage", "WaveformTraining"]

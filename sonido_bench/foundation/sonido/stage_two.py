@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sonido_bench.foundation.sonido.phase import Phase, PhaseConfig
+from sonido_bench.foundation.phase import Phase, PhaseConfig
 from sonido_bench.foundation.sonido.prior import Prior, PriorLoss
 
 __all__ = ["StageTwo", "StageTwoTraining"]
