@@ -10,6 +10,8 @@ from sonido_bench.errors import DataError
 
 __all__ = ["CodebookOutput", "EMACodebook", "kmeans", "nearest", "perplexity", "sum_over_processes", "token_shares"]
 
+_NO_COUNT = 1e-8
+
 
 class CodebookOutput(NamedTuple):
     """What a codebook makes of latents.
@@ -158,9 +160,11 @@ class EMACodebook(nn.Module):
         code_dim: Width of a code.
         codebooks: Side by side.
         decay: Of the moving average, per training step.
-        restart_below: Count under which a code restarts; Jukebox: 1.
+        restart_below: Count under which a code restarts; Jukebox: 1 (per batch of all processes); 0: none ever does.
         relative: Whether that threshold is in units of the count that each code would have if all were used alike.
         commitment: Weight of the squared distance of a latent to its code.
+        keep_sums: Whether a code that restarts keeps its old sum, as published, which draws it back to where it died;
+            otherwise the sum moves with it.
     """
 
     codes: Tensor
@@ -177,9 +181,11 @@ class EMACodebook(nn.Module):
         restart_below: float = 1.0,
         relative: bool = False,
         commitment: float = 0.02,
+        keep_sums: bool = False,
     ) -> None:
         super().__init__()
         self.codebook_size, self.decay, self.commitment = codebook_size, decay, commitment
+        self.keep_sums = keep_sums
         self.restart_below, self.relative = restart_below, relative
         self.register_buffer("codes", torch.zeros(codebooks, codebook_size, code_dim))
         self.register_buffer("counts", torch.ones(codebooks, codebook_size))
@@ -190,6 +196,14 @@ class EMACodebook(nn.Module):
     def variance(self) -> Tensor:
         """The variance whose Gaussian term, ``distance / (2 variance)``, is the commitment term."""
         return self.codes.new_tensor(0.5 / self.commitment)
+
+    @property
+    def alive(self) -> Tensor:
+        """Which codes are in use: those whose count reaches the threshold, ``(codebooks, codebook_size)`` bool."""
+        threshold = self.restart_below
+        if self.relative:
+            threshold = threshold * float(self.counts.sum()) / self.counts.numel()
+        return self.counts >= threshold
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, codes: Tensor | None = None) -> None:
@@ -236,17 +250,16 @@ class EMACodebook(nn.Module):
         sums, counts = _sums(points.transpose(0, 1), tokens.transpose(0, 1), self.codebook_size)
         self.sums.lerp_(sum_over_processes(sums), 1 - self.decay)
         self.counts.lerp_(sum_over_processes(counts), 1 - self.decay)
-        threshold = self.restart_below
-        if self.relative:
-            threshold = threshold * float(self.counts.sum()) / self.counts.numel()
-        used = (self.counts >= threshold).unsqueeze(-1)
+        used = self.alive.unsqueeze(-1)
         fresh = self._candidates(points)
         if dist.is_available() and dist.is_initialized():
             dist.broadcast(fresh, src=0)
-        means = self.sums / self.counts.clamp(min=1e-8).unsqueeze(-1)
+        # a count that has died away (of a code that may not restart) no longer tells a mean
+        counts = self.counts.unsqueeze(-1)
+        means = torch.where(counts > _NO_COUNT, self.sums / counts.clamp(min=_NO_COUNT), self.codes)
         self.codes.copy_(torch.where(used, means, fresh))
-        # Jukebox lets the old sums linger, which draw a restarted code back to where it died
-        self.sums.copy_(torch.where(used, self.sums, fresh * self.counts.unsqueeze(-1)))
+        if not self.keep_sums:
+            self.sums.copy_(torch.where(used, self.sums, fresh * counts))
 
     def _candidates(self, points: Tensor) -> Tensor:
         """Draw a latent for each code: ``(codebooks, codebook_size, dim)``."""

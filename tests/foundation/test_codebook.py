@@ -113,6 +113,35 @@ def test_a_code_out_of_use_restarts_on_a_latent_of_the_batch(relative):
     assert book.codes.max() < 6
 
 
+def test_as_published_a_restarted_code_keeps_its_old_sum_which_draws_it_back():
+    near = torch.tensor([0.0, 0.1, 0.2]).view(-1, 1, 1)
+    codes, sums = {}, {}
+    for keep_sums in (True, False):
+        book = EMACodebook(2, 1, decay=0.5, keep_sums=keep_sums)
+        book.initialise(near, torch.tensor([[[0.0], [1000.0]]]))
+        book.train()(near)
+        codes[keep_sums], sums[keep_sums] = float(book.codes[0, 1]), float(book.sums[0, 1])
+    assert max(codes.values()) < 1
+    assert sums[True] == 500.0
+    assert sums[False] == pytest.approx(0.5 * codes[False])
+
+
+def test_the_codes_that_are_alive_have_counts_of_the_threshold():
+    book = EMACodebook(3, 1, restart_below=0.5)
+    book.counts.copy_(torch.tensor([[0.1, 0.5, 9.0]]))
+    assert book.alive.tolist() == [[False, True, True]]
+    book.relative = True  # half of the mean count, 3.2
+    assert book.alive.tolist() == [[False, False, True]]
+
+
+def test_without_restarts_a_code_that_nothing_uses_stays_where_it_is():
+    book = EMACodebook(2, 1, decay=0.5, restart_below=0.0)
+    book.initialise(torch.zeros(1, 1, 1), torch.tensor([[[0.0], [1000.0]]]))
+    for _ in range(200):  # its count and sum fall below what a float32 holds
+        book.train()(torch.zeros(4, 1, 1))
+    assert book.codes.flatten().tolist() == [0.0, 1000.0]
+
+
 def test_inference_learns_nothing():
     book = EMACodebook(4, 2)
     book.initialise(torch.randn(8, 1, 2))
