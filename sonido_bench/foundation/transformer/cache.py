@@ -12,24 +12,36 @@ class LayerCache:
     Attributes:
         start: Position of the first one kept; what came before has been forgotten.
         length: Number kept.
+        position: Number read so far, kept or not.
+        expected: Positions that will be read in all, 0 if unknown: what keeps them all makes room for them at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int = 0) -> None:
         self.start = 0
         self.length = 0
+        self.position = 0
+        self.expected = expected
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     @property
-    def position(self) -> int:
-        """Return the number of positions read so far."""
-        return self.start + self.length
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values from position ``start`` on; views, valid until the next change.
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        Raises:
+            ValueError: If nothing was ever read.
+        """
+        if self._buffers is None:
+            raise ValueError("nothing is kept yet: append keys and values first")
+        keys, values = self._buffers
+        return keys[:, : self.length], values[:, : self.length]
+
+    def append(self, keys: Tensor, values: Tensor, room: int = 0) -> tuple[Tensor, Tensor]:
         """Keep more, and return all that is kept.
 
         Args:
             keys: ``(batch, positions, heads, head_dim)``.
             values: Likewise.
+            room: Positions that a new buffer holds at least.
 
         Returns:
             Keys and values from position ``start`` on; views, valid until the next call.
@@ -37,20 +49,37 @@ class LayerCache:
         end = self.length + keys.shape[1]
         kept = self._buffers or (keys[:, :0], values[:, :0])
         if kept[0].shape[1] < end:
-            kept = _grown(kept[0], self.length, end), _grown(kept[1], self.length, end)
+            size = max(2 * self.length, end, room)
+            kept = _moved(kept[0][:, : self.length], size), _moved(kept[1][:, : self.length], size)
         for buffer, new in zip(kept, (keys, values), strict=True):
             buffer[:, self.length : end] = new.detach()
         self._buffers = kept
         self.length = end
+        self.position += keys.shape[1]
         return kept[0][:, :end], kept[1][:, :end]
 
-    def forget(self, before: int) -> None:
-        """Free the memory of all positions before one."""
+    def skip(self, positions: int) -> None:
+        """Count positions as read whose keys nobody will ask for, and which are not kept."""
+        self.position += positions
+
+    def forget(self, before: int, room: int = 0) -> None:
+        """Let go of all positions before one.
+
+        Args:
+            before: The first position to keep.
+            room: A buffer for no more positions than this is used again; a larger one is given back.
+        """
         surplus = min(before - self.start, self.length)
-        if surplus > 0 and self._buffers is not None:
-            keys, values = self._buffers
-            self._buffers = keys[:, surplus : self.length].clone(), values[:, surplus : self.length].clone()
-            self.start, self.length = self.start + surplus, self.length - surplus
+        if surplus <= 0 or self._buffers is None:
+            return
+        size = self.length - surplus
+        left = [buffer[:, surplus : self.length] for buffer in self._buffers]
+        if self._buffers[0].shape[1] > room:
+            self._buffers = _moved(left[0], max(size, room)), _moved(left[1], max(size, room))
+        elif size:
+            for buffer, part in zip(self._buffers, left, strict=True):
+                buffer[:, :size] = part.clone()  # the two may overlap
+        self.start, self.length = self.start + surplus, size
 
 
 class KVCache:
@@ -58,10 +87,11 @@ class KVCache:
 
     Args:
         depth: Blocks of the transformer.
+        expected: Positions that will be read in all, if known: saves growing.
     """
 
-    def __init__(self, depth: int) -> None:
-        self.layers = [LayerCache() for _ in range(depth)]
+    def __init__(self, depth: int, expected: int = 0) -> None:
+        self.layers = [LayerCache(expected) for _ in range(depth)]
 
     @property
     def position(self) -> int:
@@ -69,9 +99,9 @@ class KVCache:
         return self.layers[0].position
 
 
-def _grown(buffer: Tensor, length: int, needed: int) -> Tensor:
-    """Return a buffer of twice the size, or what is needed, that begins with the old one's content."""
-    batch, _, heads, head_dim = buffer.shape
-    larger = torch.empty(batch, max(2 * length, needed), heads, head_dim, dtype=buffer.dtype, device=buffer.device)
-    larger[:, :length] = buffer[:, :length].detach()
-    return larger
+def _moved(kept: Tensor, size: int) -> Tensor:
+    """Return a buffer of a size that begins with what is kept."""
+    batch, length, heads, head_dim = kept.shape
+    buffer = torch.empty(batch, size, heads, head_dim, dtype=kept.dtype, device=kept.device)
+    buffer[:, :length] = kept.detach()
+    return buffer

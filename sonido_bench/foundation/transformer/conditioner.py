@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from sonido_bench.foundation.transformer.token_embedding import TokenEmbedding
 
-__all__ = ["TokenConditioner"]
+__all__ = ["ResidualConv", "TokenConditioner"]
 
 _DILATION_GROWTH, _DILATION_CYCLE = 3, 8  # Jukebox's
 
@@ -31,7 +31,7 @@ class TokenConditioner(nn.Module):
         self.embedding = TokenEmbedding(codebooks, codebook_size, conv_width)
         self.conv_in = nn.Conv1d(conv_width, conv_width, kernel_size=3, padding=1)
         dilations = [_DILATION_GROWTH ** (index % _DILATION_CYCLE) for index in range(depth)]
-        self.blocks = nn.Sequential(*(_ResidualConv(conv_width, dilation) for dilation in dilations))
+        self.blocks = nn.Sequential(*(ResidualConv(conv_width, dilation) for dilation in dilations))
         # kernel - 2 * padding == ratio, so that n frames become n * ratio; for ratio 2 these are Jukebox's 4 and 1
         self.upsample = nn.ConvTranspose1d(
             conv_width, width, kernel_size=ratio + 2 * (ratio // 2), stride=ratio, padding=ratio // 2
@@ -45,12 +45,22 @@ class TokenConditioner(nn.Module):
         return normalised
 
 
-class _ResidualConv(nn.Module):
-    def __init__(self, width: int, dilation: int) -> None:
+class ResidualConv(nn.Module):
+    """A dilated and a pointwise convolution, whose output is added.
+
+    Args:
+        width: Channels.
+        dilation: Of the first, which reads three frames.
+        scale: Of what is added.
+    """
+
+    def __init__(self, width: int, dilation: int, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.dilated = nn.Conv1d(width, width, kernel_size=3, dilation=dilation, padding=dilation)
         self.mix = nn.Conv1d(width, width, kernel_size=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Return ``(batch, width, frames)`` from the same."""
         mixed: Tensor = self.mix(F.relu(self.dilated(F.relu(hidden))))
-        return hidden + mixed
+        return hidden + mixed if self.scale == 1.0 else hidden + self.scale * mixed

@@ -91,6 +91,17 @@ def test_weights_start_as_configured():
     assert not block.attention.project_in.bias.any()
 
 
+def test_jukebox_weights_are_not_scaled_by_depth_and_cross_attention_starts_silent():
+    config = replace(
+        CONFIG, width=128, attention_width=128, mlp_width=512, depth=8, init_scale=0.5, depth_scaled_init=False,
+        patterns=("row", "cross"),
+    )  # fmt: skip
+    model = Transformer(config)
+    assert model.blocks[0].mlp_out.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    hidden = torch.randn(1, 5, 128)
+    assert torch.equal(model.blocks[1](hidden, context=torch.randn(1, 3, 128)), hidden)
+
+
 def test_meta_device():
     with torch.device("meta"):
         model = Transformer(replace(CONFIG, width=1024, depth=72, attention_width=256, mlp_width=1024))
