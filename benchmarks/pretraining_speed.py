@@ -23,7 +23,8 @@ from sonido_bench.datamodules.recordings import RenderedAudio, RenderedAudioConf
 from sonido_bench.foundation.sonido.config import SonidoConfig, load_config
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 from sonido_bench.foundation.sonido.model import build_prior
-from sonido_bench.foundation.sonido.tokens import TokenWindows, encode_track, read_index, write_tokens
+from sonido_bench.foundation.sonido.tokens import encode_track
+from sonido_bench.foundation.tokens import TokenWindows, read_index, write_tokens
 
 BATCH, CROPS, SEGMENT_SECONDS = 8, 2, 1.5
 
@@ -66,7 +67,7 @@ def measure(config: SonidoConfig, folder: Path, tracks: int, batches: int) -> di
     seconds = timed(lambda: tokens.update({n: encode_track(model, a) for n, a in zip(names, recordings, strict=True)}))
     figures["tokens"] = 12.0 * tracks / seconds
     write_tokens(folder / "tokens.safetensors", tokens.items())
-    index = read_index([folder / "tokens.safetensors"])
+    index = read_index([folder / "tokens.safetensors"], "top")
     for prior in config.priors:
         figures[f"stage_two_{prior.level}"] = time_prior(config, prior.level, index, batches)
     return figures

@@ -21,6 +21,7 @@ __all__ = [
     "power_spectrum",
     "read_audio",
     "read_clip",
+    "read_mono",
     "resample",
     "to_mono",
     "write_audio",
@@ -91,6 +92,16 @@ def read_audio(path: Path) -> tuple[Tensor, int]:
     if not len(samples) or not np.isfinite(samples).all():
         raise DataError(f"{path}: expected finite samples, found {'NaN or infinity' if len(samples) else 'none'}")
     return torch.from_numpy(np.ascontiguousarray(samples.T)), int(rate)
+
+
+def read_mono(path: Path, sample_rate: int) -> Tensor:
+    """Read a file as mono at a sample rate, ``(1, samples)``.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    audio, rate = read_audio(path)
+    return resample(to_mono(audio), rate, sample_rate).unsqueeze(0)
 
 
 def write_audio(path: Path, audio: Tensor, sample_rate: int) -> None:

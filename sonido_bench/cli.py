@@ -98,7 +98,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pretrain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a YAML file, or the name of a shipped one (sonido-tiny)")
+    parser.add_argument("config", help="a YAML file, or the name of a shipped one (sonido-tiny, codec-tiny)")
     parser.add_argument("-o", "--output", type=Path, help="folder of the run (default: results/pretraining/NAME)")
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
     parser.add_argument("--workers", type=int, help="processes, one thread each (default: one per core)")
@@ -136,7 +136,9 @@ def _add_checkpoint(parser: argparse.ArgumentParser, positional: bool = False) -
 
 def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", nargs="+", type=Path, help="audio files: wav, flac, ogg, mp3")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one .wav per file and level")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for one .wav per file and level (or codebook)"
+    )
     _add_checkpoint(parser)
     parser.set_defaults(command=model_commands.reconstruct)
 

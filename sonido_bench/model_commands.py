@@ -15,10 +15,12 @@ def pretrain(arguments: argparse.Namespace) -> None:
     if arguments.plan is not None:
         from sonido_bench.benchmark.listing import print_listing
         from sonido_bench.foundation.sonido.plan import memory_plan
-        from sonido_bench.launch.pretraining_config import load_pretraining
+        from sonido_bench.launch.pretraining_config import SonidoPretrainingConfig, load_pretraining
 
-        model = load_pretraining(path, arguments.set).model
-        print_listing([part.as_row() for part in memory_plan(model, arguments.plan)])
+        config = load_pretraining(path, arguments.set)
+        if not isinstance(config, SonidoPretrainingConfig):
+            raise ConfigError(f"{path} trains a codec; --plan is for SoniDo models: leave it out")
+        print_listing([part.as_row() for part in memory_plan(config.model, arguments.plan)])
         return
     from sonido_bench.launch.pretraining import pretrain as run
 
@@ -50,10 +52,13 @@ def gate(arguments: argparse.Namespace) -> None:
     from sonido_bench.datamodules.rendered import RenderedDataModule
     from sonido_bench.features.cache import FeatureCache
     from sonido_bench.foundation.checkpoint import checkpoint_folder
+    from sonido_bench.foundation.codec.checkpoint import holds_codec
     from sonido_bench.foundation.sonido.checkpoint import write_gate
     from sonido_bench.launch.local import prepare_data
 
     folder = checkpoint_folder(arguments.checkpoint)
+    if holds_codec(folder):  # before minutes of rendering
+        raise ConfigError(f"{arguments.checkpoint} is a codec; the gate is for the levels of SoniDo models")
     data = RenderedDataModule(arguments.data, **GATE_DATA)
     prepare_data([data], arguments.workers)
     rows = stage_one_rows(folder, data.manifest)
@@ -67,13 +72,16 @@ def gate(arguments: argparse.Namespace) -> None:
 
 
 def reconstruct(arguments: argparse.Namespace) -> None:
-    """Write what is left of audio in the codes of each level."""
+    """Write what is left of audio in the codes of each level, or codebook."""
     from rich.progress import track
 
     from sonido_bench.foundation.checkpoint import checkpoint_folder
-    from sonido_bench.foundation.sonido.reconstruction import reconstruct as run
+    from sonido_bench.foundation.codec.checkpoint import holds_codec
+    from sonido_bench.foundation.codec.reconstruction import reconstruct as reconstruct_codec
+    from sonido_bench.foundation.sonido.reconstruction import reconstruct as reconstruct_sonido
 
     folder = checkpoint_folder(arguments.checkpoint)
+    run = reconstruct_codec if holds_codec(folder) else reconstruct_sonido
     if len({path.stem for path in arguments.audio}) < len(arguments.audio):
         raise ConfigError("two of the audio files have the same name; reconstruct them into different folders")
     for path in track(arguments.audio, "reconstructing", disable=not sys.stderr.isatty()):
@@ -84,8 +92,10 @@ def reconstruct(arguments: argparse.Namespace) -> None:
 def generate(arguments: argparse.Namespace) -> None:
     """Sample music."""
     from sonido_bench.foundation.checkpoint import checkpoint_folder
-    from sonido_bench.foundation.sonido.generation import GenerationConfig
-    from sonido_bench.foundation.sonido.generation import generate as run
+    from sonido_bench.foundation.codec.checkpoint import holds_codec
+    from sonido_bench.foundation.codec.generation import generate as generate_codec
+    from sonido_bench.foundation.generation import GenerationConfig
+    from sonido_bench.foundation.sonido.generation import generate as generate_sonido
     from sonido_bench.foundation.transformer.sampling import SamplingConfig
 
     config = GenerationConfig(
@@ -99,4 +109,6 @@ def generate(arguments: argparse.Namespace) -> None:
         sampling=SamplingConfig(arguments.temperature, arguments.top_k, arguments.top_p, arguments.guidance),
         seed=arguments.seed,
     )
-    print(run(checkpoint_folder(arguments.checkpoint), arguments.output, config))
+    folder = checkpoint_folder(arguments.checkpoint)
+    run = generate_codec if holds_codec(folder) else generate_sonido
+    print(run(folder, arguments.output, config))

@@ -1,9 +1,10 @@
 """Long audio in overlapping windows, of which the interiors are kept."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-__all__ = ["Window", "split"]
+__all__ = ["Window", "kept_from_the_earlier", "split"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,18 @@ def split(samples: int, window: int, overlap: int, hop: int) -> list[Window]:
     cuts = [0, *((left + window + right) // (2 * hop) * hop for left, right in pairwise(starts)), samples]
     kept = pairwise(cuts)
     return [Window(start, start + window, *keep) for start, keep in zip(starts, kept, strict=True)]
+
+
+def kept_from_the_earlier(windows: Sequence[Window], ahead: int = 0) -> list[Window]:
+    """Cut windows for a model that looks back: what two of them share is kept from the earlier, which has read more.
+
+    Args:
+        windows: As ``split`` gives them.
+        ahead: What the model looks forward all the same, at most what windows share: so much at the end of each window
+            but the last is left to the next one.
+    """
+    cuts = [0, *(window.end - ahead for window in windows[:-1]), windows[-1].end]
+    return [
+        replace(window, keep_start=start, keep_end=end)
+        for window, (start, end) in zip(windows, pairwise(cuts), strict=True)
+    ]

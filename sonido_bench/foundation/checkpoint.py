@@ -22,11 +22,13 @@ from sonido_bench.foundation.card import ModelCard, card_from_dict, render_card
 
 __all__ = [
     "CheckpointFormat",
+    "CheckpointModel",
     "checkpoint_folder",
     "checkpoint_sha256",
     "load_card",
     "load_configuration",
     "load_model",
+    "model_section",
     "round_to_stored",
     "save_checkpoint",
     "shipped_folder",
@@ -43,11 +45,15 @@ class _Configuration(Protocol):
     def as_dict(self) -> dict[str, Any]: ...
 
 
-class _Model(Protocol):
-    @property
-    def config(self) -> _Configuration: ...
+class CheckpointModel(Protocol):
+    """A network that can be stored."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    @property
+    def config(self) -> _Configuration:
+        """What it is made of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its weights by name."""
 
 
 ConfigT = TypeVar("ConfigT", bound=_Configuration)
@@ -69,7 +75,7 @@ class CheckpointFormat(Generic[ConfigT, ModelT]):
     blocks: Callable[[ConfigT], int]
 
 
-def save_checkpoint(folder: Path, model: _Model, card: ModelCard) -> None:
+def save_checkpoint(folder: Path, model: CheckpointModel, card: ModelCard) -> None:
     """Write a model, matrices as float16 and the rest (biases, scales, statistics) as float32.
 
     Args:
@@ -158,6 +164,16 @@ def load_configuration(folder: Path, form: CheckpointFormat[ConfigT, ModelT]) ->
         return form.parse(_section(folder, "model"), str(folder / _CONFIG))
     except (SonidoError, RecursionError) as error:
         raise DataError(f"{error}; {_REMEDY}") from error
+
+
+def model_section(folder: Path) -> Mapping[str, Any]:
+    """Check the sums of a checkpoint and return the plain values of its model, unread: they tell its family.
+
+    Raises:
+        DataError: If the folder is no checkpoint, whole and unchanged.
+    """
+    _verify(folder)
+    return _section(folder, "model")
 
 
 def load_card(folder: Path) -> ModelCard:

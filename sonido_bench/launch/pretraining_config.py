@@ -1,19 +1,33 @@
 """A pre-training as a YAML file."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sonido_bench.datamodules.augmentation import AugmentationConfig
 from sonido_bench.datamodules.recordings import AudioConfig
 from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.codec.language_model_training import LanguageModelTraining
+from sonido_bench.foundation.codec.music_codec import MusicCodecConfig
+from sonido_bench.foundation.codec.training import AdversaryConfig, CodecTraining, IndependenceConfig
 from sonido_bench.foundation.configuration import parse_dataclass, read_mapping
 from sonido_bench.foundation.sonido.config import LevelName, SonidoConfig
 from sonido_bench.foundation.sonido.stage_one import StageOneTraining, WaveformTraining
 from sonido_bench.foundation.sonido.stage_two import StageTwoTraining
 
-__all__ = ["CardConfig", "PretrainingConfig", "TokensConfig", "TrainerConfig", "load_pretraining"]
+__all__ = [
+    "CardConfig",
+    "CodecCardConfig",
+    "CodecPretrainingConfig",
+    "PretrainingConfig",
+    "SonidoPretrainingConfig",
+    "SonidoTokensConfig",
+    "TokensConfig",
+    "TrainerConfig",
+    "load_pretraining",
+]
 
 
 @dataclass(frozen=True)
@@ -23,18 +37,27 @@ class TokensConfig:
     Attributes:
         copies: Versions of each training recording; the first is as it is, the others are augmented.
         tracks_per_shard: Recordings of a file, which is what an interruption loses at most.
-        clap: Folder or name of the CLAP model whose embeddings of the audio condition the transformers that have a
-            ``condition_dim``; see ``ClapEmbedding``.
     """
 
     copies: int = 2
     tracks_per_shard: int = 32
-    clap: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse nothing at all."""
         if self.copies < 1 or self.tracks_per_shard < 1:
             raise ConfigError(f"tokens: expected at least 1 of each, got {self.copies} and {self.tracks_per_shard}")
+
+
+@dataclass(frozen=True)
+class SonidoTokensConfig(TokensConfig):
+    """The same for SoniDo.
+
+    Attributes:
+        clap: Folder or name of the CLAP model whose embeddings of the audio condition the transformers that have a
+            ``condition_dim``; see ``ClapEmbedding``.
+    """
+
+    clap: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,32 +91,104 @@ class CardConfig:
 
 
 @dataclass(frozen=True)
-class PretrainingConfig:
-    """A pre-training, from nothing to a model folder.
+class CodecCardConfig(CardConfig):
+    """The same for a codec with its language model."""
+
+    description: str = "A neural audio codec, and a language model over its codes."
+    citation: str = (
+        "Copet et al. (2023), Simple and Controllable Music Generation, arXiv:2306.05284; Défossez et al. (2022), "
+        "High Fidelity Neural Audio Compression, arXiv:2210.13438."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig(ABC):
+    """What every pre-training says, whatever the family of the model.
 
     Attributes:
-        model: What is trained.
-        data: Its audio.
-        stage_one: How the autoencoder is trained.
-        stage_two: Level to how its transformer is trained, for all levels that have one.
+        data: The audio.
         augmentation: What happens to training audio, also to that of the tokens.
         tokens: How the audio becomes tokens.
-        waveform_decoder: How the waveform decoder is trained, where the model has one.
         trainer: Where it runs.
         seed: Of all weights, batches and noise; the music has its own.
         card: Texts of the model card.
     """
 
-    model: SonidoConfig
     data: AudioConfig
-    stage_one: StageOneTraining
-    stage_two: dict[LevelName, StageTwoTraining]
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
-    waveform_decoder: WaveformTraining | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
     card: CardConfig = field(default_factory=CardConfig)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Of the model."""
+
+    def at(self, root: Path) -> Self:
+        """Return the same with the audio in another place."""
+        if self.data.rendered is not None:
+            return replace(self, data=AudioConfig(rendered=replace(self.data.rendered, root=str(root))))
+        assert self.data.folder is not None  # AudioConfig saw to it
+        return replace(self, data=AudioConfig(folder=replace(self.data.folder, root=str(root))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecPretrainingConfig(PretrainingConfig):
+    """The pre-training of a codec and its language model, from nothing to a model folder.
+
+    Attributes:
+        model: What is trained.
+        codec: How the codec is trained.
+        language_model: How the language model is trained.
+        tokens: As for all.
+        adversary: The codec's discriminator; ``None``: none.
+        independence: The codec's independence loss; ``None``: none.
+        card: As for all.
+    """
+
+    model: MusicCodecConfig
+    codec: CodecTraining
+    language_model: LanguageModelTraining
+    adversary: AdversaryConfig | None = None
+    independence: IndependenceConfig | None = None
+    card: CardConfig = field(default_factory=CodecCardConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse crops that do not fit, a condition that no data gives, and delays of other codebooks."""
+        if self.codec.batch_size % self.codec.crops:
+            raise ConfigError(f"codec: crops must divide batch_size, got {self.codec.crops}, {self.codec.batch_size}")
+        if self.model.language_model.condition_dim is not None:
+            raise ConfigError("model.language_model.condition_dim: pre-training gives no conditions: leave it out")
+        codebooks = self.model.codec.quantizer.codebooks
+        delays = None if self.independence is None else self.independence.delays
+        if delays is not None and len(delays) != codebooks:
+            raise ConfigError(f"independence.delays: expected one for each of {codebooks} codebooks, got {delays}")
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.model.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SonidoPretrainingConfig(PretrainingConfig):
+    """The pre-training of a SoniDo model, from nothing to a model folder.
+
+    Attributes:
+        model: What is trained.
+        stage_one: How the autoencoder is trained.
+        stage_two: Level to how its transformer is trained, for all levels that have one.
+        tokens: As for all.
+        waveform_decoder: How the waveform decoder is trained, where the model has one.
+    """
+
+    model: SonidoConfig
+    stage_one: StageOneTraining
+    stage_two: dict[LevelName, StageTwoTraining]
+    tokens: SonidoTokensConfig = field(default_factory=SonidoTokensConfig)
+    waveform_decoder: WaveformTraining | None = None
 
     def __post_init__(self) -> None:
         """Refuse a model whose parts are not all trained, and windows that are not whole frames of all levels."""
@@ -129,16 +224,14 @@ class PretrainingConfig:
         levels = self.model.stage_one
         return levels.levels[0].stride // levels.level(level).stride
 
-    def at(self, root: Path) -> "PretrainingConfig":
-        """Return the same with the audio in another place."""
-        if self.data.rendered is not None:
-            return replace(self, data=AudioConfig(rendered=replace(self.data.rendered, root=str(root))))
-        assert self.data.folder is not None  # AudioConfig saw to it
-        return replace(self, data=AudioConfig(folder=replace(self.data.folder, root=str(root))))
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.model.name
 
 
-def load_pretraining(path: Path, changes: Sequence[str] = ()) -> PretrainingConfig:
-    """Read a pre-training.
+def load_pretraining(path: Path, changes: Sequence[str] = ()) -> SonidoPretrainingConfig | CodecPretrainingConfig:
+    """Read a pre-training. Which family of models it is for follows from its sections.
 
     Args:
         path: The file.
@@ -151,7 +244,14 @@ def load_pretraining(path: Path, changes: Sequence[str] = ()) -> PretrainingConf
     values = read_mapping(path)
     for change in changes:
         _change(values, change)
-    return parse_dataclass(PretrainingConfig, values, str(path))
+    if ("stage_one" in values) == ("codec" in values):
+        raise ConfigError(
+            f"{path}: expected either a section stage_one, of a SoniDo model, or a section codec, of a codec with a "
+            f"language model; found {', '.join(values) or 'no section'}"
+        )
+    if "codec" in values:
+        return parse_dataclass(CodecPretrainingConfig, values, str(path))
+    return parse_dataclass(SonidoPretrainingConfig, values, str(path))
 
 
 def _change(values: Any, change: str) -> None:

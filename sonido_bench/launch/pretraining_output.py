@@ -11,10 +11,10 @@ from sonido_bench.benchmark.environment import describe_environment
 from sonido_bench.files import atomic_path
 from sonido_bench.foundation.card import ModelCard, Row
 from sonido_bench.foundation.checkpoint import save_checkpoint
-from sonido_bench.foundation.sonido.model import Sonido
-from sonido_bench.launch.phase import read_summary, restore
-from sonido_bench.launch.phases import STAGE_ONE, WAVEFORM_DECODER, later_phases, phase_folder
+from sonido_bench.launch.phase import read_summary
+from sonido_bench.launch.phases import phase_folder
 from sonido_bench.launch.pretraining_config import PretrainingConfig
+from sonido_bench.launch.recipe import Recipe
 
 __all__ = ["draw_history", "export_model"]
 
@@ -42,35 +42,29 @@ def draw_history(folder: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def export_model(config: PretrainingConfig, folder: Path, data_identity: str) -> Path:
+def export_model(recipe: Recipe, folder: Path, data_identity: str) -> Path:
     """Put the trained parts together and write the model folder.
 
     Args:
-        config: The pre-training.
+        recipe: Of the pre-training.
         folder: Its folder; all phases are finished.
         data_identity: Hash of the audio.
 
     Returns:
         The model's folder.
     """
-    model = Sonido(config.model)
-    restore(model.stage_one, phase_folder(folder, STAGE_ONE))
-    for prior in config.model.priors:
-        restore(model.prior(prior.level), phase_folder(folder, f"stage_two/{prior.level}"))
-    if model.waveform_decoder is not None:
-        restore(model.waveform_decoder, phase_folder(folder, WAVEFORM_DECODER))
-    save_checkpoint(folder / "model", model, _card(config, folder, data_identity))
+    save_checkpoint(folder / "model", recipe.assembled(folder), _card(recipe, folder, data_identity))
     return folder / "model"
 
 
-def _card(config: PretrainingConfig, folder: Path, data_identity: str) -> ModelCard:
-    phases = [STAGE_ONE, *later_phases(config)]
+def _card(recipe: Recipe, folder: Path, data_identity: str) -> ModelCard:
+    config, phases = recipe.config, [recipe.first, *recipe.later]
     summaries = {phase: read_summary(phase_folder(folder, phase)) or {} for phase in phases}
     data, seeds = _describe_data(config, data_identity), {"training": config.seed}
     if config.data.rendered is not None:
         seeds["music"] = config.data.rendered.seed
     return ModelCard(
-        name=config.model.name,
+        name=config.name,
         description=config.card.description,
         licence=config.card.licence,
         citation=config.card.citation,

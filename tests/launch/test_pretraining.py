@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from sonido_bench.foundation.sonido.stage_one import StageOne
 from sonido_bench.launch.phase import DivergedError, load_weights, read_summary
 from sonido_bench.launch.pretraining import pretrain
 from sonido_bench.launch.pretraining_config import load_pretraining
+from sonido_bench.launch.sonido_pretraining import SonidoTokenizer
 from sonido_bench.launch.token_extraction import tokens_key
 
 CONFIG = Path(__file__).with_name("pretraining.yaml")
@@ -224,7 +224,7 @@ def test_without_clap_the_tokens_key_and_settings_are_what_they_always_were(fold
         "weights": digest.hexdigest(), "audio": source.identity, "augmentation": plain(config.augmentation),
         "copies": 2, "tracks_per_shard": 4, "seed": 1,
     }  # fmt: skip
-    key = tokens_key(config, source, whole / "stage_one")
+    key = tokens_key(config, source, SonidoTokenizer(config.model.stage_one, whole / "stage_one"))
     assert key == sha256_json(literal)
     assert [path.name for path in (whole / "tokens").iterdir()] == [key[:12]]
     assert json.loads((whole / "stage_two" / "top" / "settings.json").read_text()) == {
@@ -277,10 +277,10 @@ def test_another_clap_model_gives_other_tokens_and_a_copy_of_it_the_same(folder,
     config = load_pretraining(conditioned).at(folder / "data")
     source, weights = open_audio(config.data), folder / "conditioned" / "stage_one"
     paths = (clap, shutil.copytree(clap, tmp_path / "copy"), other)
-    configs = [replace(config, tokens=replace(config.tokens, clap=str(path))) for path in paths]
-    keys = [tokens_key(each, source, weights) for each in configs]
+    tokenizers = [SonidoTokenizer(config.model.stage_one, weights, str(path)) for path in paths]
+    keys = [tokens_key(config, source, tokenizer) for tokenizer in tokenizers]
     assert keys[0] == keys[1] != keys[2]
-    assert tokens_key(load_pretraining(CONFIG).at(folder / "data"), source, weights) not in keys
+    assert tokens_key(config, source, SonidoTokenizer(config.model.stage_one, weights)) not in keys
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from sonido_bench.foundation.codec.language_model import LanguageModel
 from sonido_bench.foundation.transformer.cache import KVCache
 from sonido_bench.foundation.transformer.sampling import SamplingConfig, sample_logits
 
-__all__ = ["Sampled", "sample"]
+__all__ = ["Sampled", "sample", "sampling_windows"]
 
 
 class Sampled(NamedTuple):
@@ -72,7 +72,7 @@ def sample(
     prefix = model.prefix(condition, len(codes))
     if sampling.guidance != 1:  # the second half of the batch is without condition
         prefix = torch.cat([prefix, model.prefix(None, len(codes))])
-    spans = _windows(codes.shape[1], frames, model.config.context, hop_fraction)
+    spans = sampling_windows(codes.shape[1], frames, model.config.context, hop_fraction)
     total = sum(len(_drawn_steps(model, known - start, end - start)) for start, known, end in spans)
     done = 0
 
@@ -100,8 +100,17 @@ def _start(model: LanguageModel, prompt: Tensor | None, condition: Tensor | None
     return prompt.long().to(device)
 
 
-def _windows(known: int, frames: int, context: int, hop_fraction: float) -> list[tuple[int, int, int]]:
-    """Return first frame, number of frames known before it is drawn, and end of every window."""
+def sampling_windows(known: int, frames: int, context: int, hop_fraction: float) -> list[tuple[int, int, int]]:
+    """Return first frame, number of frames known before it is drawn, and end of every window.
+
+    Windows follow from what is known alone: sampling up to the end of one, and on from there, gives the same ones.
+
+    Args:
+        known: Frames that there are.
+        frames: That are wanted.
+        context: Of the model, in frames.
+        hop_fraction: As in ``sample``.
+    """
     overlap = context - max(1, round(hop_fraction * context))
     spans = []
     while known < frames:

@@ -16,13 +16,14 @@ from sonido_bench.foundation.codec.discriminator import (
     discriminator_loss,
     feature_loss,
 )
+from sonido_bench.foundation.codec.independence import Estimator
 from sonido_bench.foundation.codec.loss import MultiScaleMelLoss
 from sonido_bench.foundation.codec.model import Codec, CodecOutput
 from sonido_bench.foundation.codec.streams import StreamVariant
 from sonido_bench.foundation.phase import CLIP_NORM, Phase, PhaseConfig
 from sonido_bench.foundation.sonido.objective import si_snr
 
-__all__ = ["CodecStage", "CodecTraining"]
+__all__ = ["AdversaryConfig", "CodecStage", "CodecTraining", "IndependenceConfig"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,50 @@ class CodecTraining(PhaseConfig):
     def samples(self, sample_rate: int, hop_length: int) -> int:
         """Return the length of an item in samples."""
         return max(1, round(self.segment_seconds * sample_rate / hop_length)) * hop_length
+
+
+@dataclass(frozen=True)
+class AdversaryConfig:
+    """A discriminator for the codec; see ``MultiScaleSTFTDiscriminator``.
+
+    Attributes:
+        n_ffts: Of the spectrograms that it judges.
+        filters: Channels of its layers.
+    """
+
+    n_ffts: tuple[int, ...] = (1024, 2048, 512, 256, 128)
+    filters: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse a discriminator of nothing."""
+        if not self.n_ffts or min(*self.n_ffts, self.filters) < 1:
+            raise ConfigError(f"adversary: expected positive n_ffts and filters, got {self.n_ffts}, {self.filters}")
+
+
+@dataclass(frozen=True)
+class IndependenceConfig:
+    """The independence loss of a codec, see ``IndependenceLoss`` and ``CodecStage``.
+
+    Attributes:
+        weight: Of the loss, in full.
+        start: Step from which it acts.
+        ramp: Steps from there on in which its weight rises linearly from 0.
+        stream: What of the codebooks is compared.
+        estimator: Of their dependence.
+        delays: Frames by which each codebook is shifted, as by the pattern of the language model; ``None``: none.
+    """
+
+    weight: float = 1.0
+    start: int = 0
+    ramp: int = 0
+    stream: StreamVariant = "post"
+    estimator: Estimator = "dhsic"
+    delays: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is below 0."""
+        if min(self.weight, self.start, self.ramp, *(self.delays or ())) < 0:
+            raise ConfigError("independence: weight, start, ramp and delays must not be below 0")
 
 
 class CodecStage(Phase):

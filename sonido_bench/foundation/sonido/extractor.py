@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sonido_bench.errors import ConfigError
 from sonido_bench.features.extractor import Extractor
 from sonido_bench.features.spec import ExtractorCard, FeatureSpec, StreamSpec
-from sonido_bench.features.windows import Window, split
+from sonido_bench.features.windows import Window, kept_from_the_earlier, split
 from sonido_bench.foundation.checkpoint import load_card, shipped_folder
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.config import LevelName, PriorConfig, SonidoConfig
@@ -196,10 +196,7 @@ def _windows(config: PriorConfig, frames: int, ratio: int) -> list[Window]:
     """
     context, overlap = (int(share * config.context) // ratio * ratio for share in (1, _OVERLAP))
     windows = split(frames, context, overlap, ratio)
-    if config.objective == "masked":
-        return windows
-    ends = [0, *(window.end for window in windows)]
-    return [replace(window, keep_start=end, keep_end=window.end) for window, end in zip(windows, ends, strict=False)]
+    return windows if config.objective == "masked" else kept_from_the_earlier(windows)
 
 
 def _stream(level: str, layer: int, layers: Sequence[int]) -> str:

@@ -1,8 +1,7 @@
 """New music: sampled from nothing, as the continuation of a clip, or below given coarse tokens."""
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -10,66 +9,23 @@ from typing import cast
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sonido_bench.audio import write_audio
 from sonido_bench.errors import ConfigError, DataError
-from sonido_bench.files import atomic_path, sha256_file, sha256_json
-from sonido_bench.foundation.checkpoint import checkpoint_sha256
+from sonido_bench.foundation.generation import (
+    GenerationConfig,
+    GenerationRecord,
+    load_tokens,
+    read_prime,
+    window_generator,
+)
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.condition import embed_text, read_embedding
 from sonido_bench.foundation.sonido.config import LevelName
 from sonido_bench.foundation.sonido.model import Sonido
 from sonido_bench.foundation.sonido.prior import Prior
-from sonido_bench.foundation.sonido.reconstruction import read_mono
-from sonido_bench.foundation.transformer.sampling import SamplingConfig
 
-__all__ = ["GenerationConfig", "generate"]
-
-_TOKENS, _AUDIO = "tokens.safetensors", "generation.wav"
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """What to generate.
-
-    Attributes:
-        seconds: To be sampled, beyond the clip that is continued; ``None`` with ``tokens``, which say how long.
-        prime: Audio file that is continued.
-        tokens: A ``tokens.safetensors`` whose coarse levels are kept, and whose missing levels are sampled.
-        embedding: File of an audio embedding that is followed.
-        text: What is followed instead, through CLAP.
-        clap: Folder or name of the CLAP model for the text.
-        hop_fraction: Share of the context that each window samples anew once the context is full, in (0, 1]; the rest
-            is what the window before has sampled.
-        sampling: How codes are drawn.
-        seed: Of the draws.
-    """
-
-    seconds: float | None = None
-    prime: Path | None = None
-    tokens: Path | None = None
-    embedding: Path | None = None
-    text: str | None = None
-    clap: str = "laion/larger_clap_music"
-    hop_fraction: float = 0.5
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if (self.seconds is None) == (self.tokens is None):
-            raise ConfigError("expected either seconds to sample, or tokens to sample finer levels of")
-        if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise ConfigError(f"expected seconds above 0, got {self.seconds:g}")
-        if self.tokens is not None and self.prime is not None:
-            raise ConfigError("a clip to continue and tokens exclude each other")
-        if (self.embedding is not None and self.text is not None) or self.text == "":
-            raise ConfigError("expected an embedding or a text or neither, and no empty text")
-        if not 0 < self.hop_fraction <= 1:
-            raise ConfigError(f"expected hop_fraction in (0, 1], got {self.hop_fraction:g}")
+__all__ = ["generate"]
 
 
 @torch.no_grad()
@@ -95,24 +51,20 @@ def generate(checkpoint: Path, output: Path, config: GenerationConfig, device: s
     """
     model = load_checkpoint(checkpoint).to(device)
     _check(model, config)
-    settings = _settings(checkpoint, config)
-    saved, audio = output / _TOKENS, output / _AUDIO
-    tokens = _resumed(saved, settings) if saved.exists() else _start(model, config)
+    record = GenerationRecord(output, checkpoint, config)
+    saved = record.resumed()
+    tokens = _start(model, config) if saved is None else {cast(LevelName, level): saved[level] for level in saved}
     samplers = _samplers(model, config, tokens)
-    _save(saved, tokens, settings)
+    record.save(tokens)
     tokens = {level: frames.to(device) for level, frames in tokens.items()}
     with Progress(console=Console(stderr=True)) as progress:
         for sampler in samplers:
             bar = progress.add_task(f"sampling {sampler.level}", total=sampler.total)
             while tokens[sampler.level].shape[1] < sampler.total:
                 tokens[sampler.level] = sampler.extended(tokens, partial(progress.update, bar))
-                _save(saved, tokens, settings)
+                record.save(tokens)
             progress.update(bar, completed=sampler.total)
-    if not audio.exists():
-        decoded = model.decode(tokens)
-        with atomic_path(audio) as temporary:
-            write_audio(temporary, decoded, model.sample_rate)
-    return audio
+    return record.finish(lambda: model.decode(tokens), model.sample_rate)
 
 
 @dataclass(frozen=True)
@@ -151,15 +103,10 @@ class _LevelSampler:
             above=tokens[self.above][:, span] if self.above else None,
             condition=self.condition,
             sampling=self.config.sampling,
-            generator=self._generator(start + kept),
+            generator=window_generator(self.config.seed, self.level, start + kept),
             progress=lambda drawn, _: progress(completed=start + kept + drawn),
         )
         return torch.cat([done, window[:, kept:]], dim=1)
-
-    def _generator(self, position: int) -> torch.Generator:
-        """One for each window, so that a call that goes on draws what an uninterrupted one would."""
-        seed = int(sha256_json([self.config.seed, self.level, position])[:15], 16)
-        return torch.Generator().manual_seed(seed)
 
 
 def _samplers(model: Sonido, config: GenerationConfig, tokens: Mapping[LevelName, Tensor]) -> list[_LevelSampler]:
@@ -168,7 +115,8 @@ def _samplers(model: Sonido, config: GenerationConfig, tokens: Mapping[LevelName
     coarsest = model.config.priors[0].level
     total = tokens[coarsest].shape[1]
     if config.seconds is not None:
-        primed = _prime(model, config.prime).shape[1] // hop(coarsest) if config.prime else 0
+        common = model.stage_one.common_hop
+        primed = read_prime(config.prime, model.sample_rate, common).shape[1] // hop(coarsest) if config.prime else 0
         total = primed + max(1, round(config.seconds * model.sample_rate / hop(coarsest)))
     return [
         _LevelSampler(
@@ -194,40 +142,22 @@ def _check(model: Sonido, config: GenerationConfig) -> None:
         raise ConfigError("guidance wants a condition: give an embedding or a text, or guidance 1")
 
 
-def _settings(checkpoint: Path, config: GenerationConfig) -> dict[str, object]:
-    """What decides the result, JSON-able: files by their content, not by where they lie."""
-    values = asdict(config)
-    for name in ("prime", "tokens", "embedding"):
-        path = values[name]
-        if path is not None and not path.is_file():
-            raise DataError(f"{path}: expected a file for {name}, found none")
-        values[name] = sha256_file(path) if path else None
-    return {"checkpoint": checkpoint_sha256(checkpoint), **values}
-
-
 def _start(model: Sonido, config: GenerationConfig) -> dict[LevelName, Tensor]:
     """Tokens that are there before any are sampled."""
     levels = [prior.level for prior in model.config.priors]
     given: dict[LevelName, Tensor] = {}
     if config.prime is not None:
-        given = model.encode(_prime(model, config.prime).to(next(model.parameters()).device), levels[-1])
+        prime = read_prime(config.prime, model.sample_rate, model.stage_one.common_hop)
+        given = model.encode(prime.to(next(model.parameters()).device), levels[-1])
     elif config.tokens is not None:
         given = _read_given(model, config.tokens)
     empty = {level: torch.zeros(1, 0, model.stage_one.codebooks(level), dtype=torch.int64) for level in levels}
     return {level: given.get(level, empty[level]) for level in levels}
 
 
-def _prime(model: Sonido, path: Path) -> Tensor:
-    """Read the clip that is continued, less the part of a frame at its end: its silence is not to be continued."""
-    audio, hop = read_mono(path, model.sample_rate), model.stage_one.common_hop
-    if audio.shape[1] < hop:
-        raise DataError(f"{path}: expected at least {hop / model.sample_rate:.3f} s to continue, found less")
-    return audio[:, : audio.shape[1] // hop * hop]
-
-
 def _read_given(model: Sonido, path: Path) -> dict[LevelName, Tensor]:
     """Read tokens that a user gives, and hold them to the model."""
-    tokens, _ = _load(path)
+    tokens, _ = load_tokens(path)
     levels = [prior.level for prior in model.config.priors]
     if levels[0] not in tokens:
         raise DataError(f"{path}: expected tokens of the level {levels[0]}, found {sorted(tokens)}")
@@ -252,26 +182,3 @@ def _condition(model: Sonido, config: GenerationConfig) -> Tensor | None:
         read_embedding(config.embedding, dim) if config.embedding else embed_text(str(config.text), dim, config.clap)
     )
     return found.to(next(model.parameters()).device)
-
-
-def _save(path: Path, tokens: Mapping[LevelName, Tensor], settings: Mapping[str, object]) -> None:
-    with atomic_path(path) as temporary:
-        plain: dict[str, Tensor] = {level: frames.cpu().contiguous() for level, frames in tokens.items()}
-        save_file(plain, temporary, {"settings": json.dumps(settings, sort_keys=True)})
-
-
-def _load(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read tokens and the settings that they were sampled with."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            settings = (file.metadata() or {}).get("settings", "")
-            return {level: file.get_tensor(level) for level in file.keys()}, settings  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: expected tokens as safetensors, found: {error}") from error
-
-
-def _resumed(path: Path, settings: Mapping[str, object]) -> dict[LevelName, Tensor]:
-    tokens, found = _load(path)
-    if found != json.dumps(settings, sort_keys=True):
-        raise ConfigError(f"{path} holds a generation with other settings; give another output folder")
-    return {cast(LevelName, level): frames for level, frames in tokens.items()}

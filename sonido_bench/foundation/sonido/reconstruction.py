@@ -4,12 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
-from sonido_bench.audio import read_audio, resample, to_mono, write_audio
+from sonido_bench.audio import read_mono, write_audio
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 
-__all__ = ["level_prefixes", "read_mono", "reconstruct"]
+__all__ = ["level_prefixes", "reconstruct"]
 
 Level = TypeVar("Level", bound=str)
 
@@ -47,13 +45,3 @@ def level_prefixes(levels: Iterable[Level]) -> list[tuple[Level, ...]]:
     """Return the coarsest level, the coarsest two, and so on, of levels from coarse to fine."""
     names = tuple(levels)
     return [names[: count + 1] for count in range(len(names))]
-
-
-def read_mono(path: Path, sample_rate: int) -> Tensor:
-    """Read a file as mono at a sample rate, ``(1, samples)``.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    audio, rate = read_audio(path)
-    return resample(to_mono(audio), rate, sample_rate).unsqueeze(0)

@@ -1,43 +1,16 @@
-"""Tokens of recordings on disk: written shard by shard, read window by window."""
-
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, cast
+"""Tokens of a recording by SoniDo's autoencoder; on disk: see ``foundation/tokens.py``."""
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from sonido_bench.audio import resample
-from sonido_bench.errors import DataError
-from sonido_bench.files import atomic_path
 from sonido_bench.foundation.clap import ClapEmbedding
 from sonido_bench.foundation.sonido.hqvae import HQVAE
+from sonido_bench.foundation.tokens import CONDITION, smallest_type
 
-__all__ = ["TokenWindows", "TokenizedTrack", "encode_track", "read_index", "write_tokens"]
-
-_CONDITION = "condition"  # beside the names of the levels
-
-
-@dataclass(frozen=True)
-class TokenizedTrack:
-    """One version of a recording in a shard.
-
-    Attributes:
-        shard: The file.
-        key: Within it; tensors are called ``<key>/<level>``, its audio embedding ``<key>/condition``.
-        frames: Of the coarsest level.
-    """
-
-    shard: Path
-    key: str
-    frames: int
+__all__ = ["encode_track"]
 
 
 @torch.no_grad()
@@ -56,125 +29,10 @@ def encode_track(model: HQVAE, audio: Tensor, clap: ClapEmbedding | None = None)
     padded = F.pad(audio, (0, -len(audio) % model.common_hop))
     tokens = model.encode(padded[None].to(next(model.parameters()).device))
     encoded: dict[str, np.ndarray] = {
-        level: values[0].cpu().numpy().astype(np.uint8 if model.config.level(level).codebook_size <= 256 else np.uint16)
+        level: values[0].cpu().numpy().astype(smallest_type(model.config.level(level).codebook_size))
         for level, values in tokens.items()
     }
     if clap is not None:
         heard = resample(audio, model.config.sample_rate, clap.sample_rate)
-        encoded[_CONDITION] = clap(heard[None])[0].cpu().numpy().astype(np.float16)
+        encoded[CONDITION] = clap(heard[None])[0].cpu().numpy().astype(np.float16)
     return encoded
-
-
-def write_tokens(path: Path, tracks: Iterable[tuple[str, Mapping[str, np.ndarray]]]) -> None:
-    """Write a shard, whole or not at all.
-
-    Args:
-        path: Of the finished file.
-        tracks: Key of each, and what ``encode_track`` gives; made while the shard is written.
-
-    Raises:
-        DataError: If it cannot be written.
-    """
-    tensors = {f"{key}/{level}": tokens for key, levels in tracks for level, tokens in levels.items()}
-    try:
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot write tokens: {error}; make room, the same command resumes") from error
-
-
-def read_index(shards: Sequence[Path], coarsest: str = "top") -> list[TokenizedTrack]:
-    """Return what shards hold, from their headers.
-
-    Raises:
-        DataError: If one is truncated or no shard.
-    """
-    tracks = []
-    for shard in shards:
-        file = _open(shard)
-        for name in sorted(file.keys()):
-            key, _, level = name.rpartition("/")
-            if level == coarsest:
-                tracks.append(TokenizedTrack(shard, key, file.get_slice(name).get_shape()[0]))
-    return tracks
-
-
-class TokenWindows(Dataset[dict[str, Tensor]]):
-    """Windows of tokens, the same stretch of time in every level; item ``n`` is the n-th draw.
-
-    A window lies within one recording, drawn in proportion to its frames, at a random place. Where the recording is
-    shorter than the window, others follow it, as in the packed training of language models.
-
-    Args:
-        tracks: What there is.
-        window: Length in frames of the coarsest level.
-        ratios: Levels that are wanted: frames in one frame of the coarsest.
-        seed: Decides all draws.
-        length: Number of items; ``None``: endless.
-        condition: Also give the audio embedding of the recording, of several that of the first.
-
-    Raises:
-        DataError: If there are no tokens.
-    """
-
-    def __init__(
-        self,
-        tracks: Sequence[TokenizedTrack],
-        window: int,
-        ratios: Mapping[str, int],
-        seed: int,
-        length: int | None = None,
-        condition: bool = False,
-    ) -> None:
-        if not tracks:
-            raise DataError("expected tokens to train on, found none; encode the audio first")
-        self.tracks = list(tracks)
-        self.window = window
-        self.ratios = dict(ratios)
-        self.seed = seed
-        self.length = length
-        self.condition = condition
-        self._ends = np.cumsum([track.frames for track in self.tracks])
-
-    def __len__(self) -> int:
-        """Return the number of items that was asked for."""
-        if self.length is None:
-            raise TypeError("windows for training have no end")
-        return self.length
-
-    def __getitem__(self, item: int) -> dict[str, Tensor]:
-        """Return level to tokens, ``(1, window * ratio, codebooks)`` int64, ``condition`` to ``(1, dim)`` float32."""
-        rng = np.random.default_rng((self.seed, item))
-        parts: dict[str, list[np.ndarray]] = {level: [] for level in self.ratios}
-        drawn: list[TokenizedTrack] = []
-        left = self.window
-        while left:
-            track = self.tracks[int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))]
-            drawn.append(track)
-            taken = min(left, track.frames)
-            start = int(rng.integers(track.frames - taken + 1))
-            for level, ratio in self.ratios.items():
-                parts[level].append(_read(track, level, start * ratio, (start + taken) * ratio))
-            left -= taken
-        tokens = {
-            level: torch.from_numpy(np.concatenate(arrays).astype(np.int64))[None] for level, arrays in parts.items()
-        }
-        return tokens | {_CONDITION: _read_condition(drawn[0])[None]} if self.condition else tokens
-
-
-def _read(track: TokenizedTrack, level: str, start: int, end: int) -> np.ndarray:
-    tokens: np.ndarray = _open(track.shard).get_slice(f"{track.key}/{level}")[start:end]
-    return tokens
-
-
-def _read_condition(track: TokenizedTrack) -> Tensor:
-    return torch.from_numpy(_open(track.shard).get_tensor(f"{track.key}/{_CONDITION}")).float()
-
-
-@lru_cache(maxsize=4096)
-def _open(path: Path) -> Any:
-    """Memory-map a shard: only what is asked for is read."""
-    try:
-        return cast(Any, safe_open(path, framework="np"))  # its methods have no types
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: damaged tokens ({error}); delete the file, the same command makes it anew") from error

@@ -6,9 +6,10 @@ from safetensors.torch import load_file, save_file
 from sonido_bench.audio import read_audio, write_audio
 from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.foundation.checkpoint import save_checkpoint
+from sonido_bench.foundation.generation import GenerationConfig
 from sonido_bench.foundation.sonido import generation
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
-from sonido_bench.foundation.sonido.generation import GenerationConfig, generate
+from sonido_bench.foundation.sonido.generation import generate
 from sonido_bench.foundation.sonido.prior import Prior
 from sonido_bench.foundation.transformer.sampling import SamplingConfig
 from tests.foundation.sonido.tiny_model import CARD, HOP, RATE, music, tiny_model
