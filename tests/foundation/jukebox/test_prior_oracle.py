@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from sonido_bench.foundation.jukebox.keys import differences, from_theirs, prior_weights
 from sonido_bench.foundation.jukebox.prior import Prior
 from sonido_bench.foundation.jukebox.prior_config import (
     LabelConfig,
@@ -88,47 +89,11 @@ def their_config(config):
     return modeling.JukeboxPriorConfig(**arguments)
 
 
-RENAMES = [
-    ("lyrics.model.", "encoder."), ("lyrics.project.", "encoder.proj_in."),
-    ("lyrics.norm.", "encoder.final_layer_norm."),
-    ("lyrics.head.", "encoder.lm_head."), ("music.head.", "prior.fc_proj_out."), ("music.", "prior."),
-    ("labels.artist.", "metadata_embedding.artist_emb."), ("labels.genre.", "metadata_embedding.bow_genre_emb."),
-    ("labels.total_length.", "metadata_embedding.total_length_emb.emb."),
-    ("labels.absolute_position.", "metadata_embedding.absolute_pos_emb.emb."),
-    ("labels.relative_position.", "metadata_embedding.relative_pos_emb.emb."),
-    ("upsampler.embedding.", "conditioner_blocks.embed_tokens."),
-    ("upsampler.conv_in.", "conditioner_blocks.upsampler.proj_in."),
-    ("upsampler.norm.", "conditioner_blocks.layer_norm."),
-    ("upsampler.stages.0.blocks.", "conditioner_blocks.upsampler.upsample_block.0.resnet_block."),
-    ("upsampler.stages.0.upsample.", "conditioner_blocks.upsampler.upsample_block.1."),
-    ("upsampler.stages.1.blocks.", "conditioner_blocks.upsampler.upsample_block.2.resnet_block."),
-    ("upsampler.stages.1.upsample.", "conditioner_blocks.upsampler.upsample_block.3."),
-    (".dilated.", ".conv1d_1."), (".mix.", ".conv1d_2."), (".embedding.", ".embed_tokens."),
-    (".positions", ".pos_emb.pos_emb"), (".start", ".start_token"), ("transformer.blocks.", "transformer._attn_mods."),
-    (".attention_norm.", ".layer_norm_0."), (".mlp_norm.", ".layer_norm_1."), (".mlp_in.", ".mlp.c_fc."),
-    (".mlp_out.", ".mlp.c_proj."), (".attention.project_in.", ".attn.c_attn."),
-    (".attention.project_context.", ".attn.c_enc_kv."), (".attention.project_out.", ".attn.c_proj."),
-]  # fmt: skip
-
-
-def their_key(key):
-    for ours, theirs in RENAMES:
-        key = key.replace(ours, theirs)
-    return key
-
-
 def translated(ours, theirs):
     """Their weights under our names; every one of them is used."""
-    state, used = {}, set()
-    for key, value in ours.state_dict().items():
-        name = their_key(key)
-        used.add(name)
-        transposed = isinstance(theirs.get_submodule(name.rpartition(".")[0]), modeling.JukeboxConv1D)
-        weight = theirs.state_dict()[name]
-        state[key] = weight.T if transposed and weight.ndim == 2 else weight.reshape(value.shape)
-    left = set(theirs.state_dict()) - used
-    assert left <= ({"prior.fc_proj_out.weight"} if not ours.config.merged_decoder else set())
-    return state
+    weights, state = prior_weights(ours.config, "hugging_face"), theirs.state_dict()
+    assert not differences(weights, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    return from_theirs(weights, state.__getitem__)
 
 
 @dataclass

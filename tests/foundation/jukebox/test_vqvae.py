@@ -1,4 +1,3 @@
-import re
 from dataclasses import replace
 
 import pytest
@@ -8,6 +7,7 @@ from torch.nn import functional as F
 
 from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.foundation.codebook import nearest
+from sonido_bench.foundation.jukebox.keys import to_theirs, vqvae_weights
 from sonido_bench.foundation.jukebox.loss import largest_squares, spectral_loss
 from sonido_bench.foundation.jukebox.vqvae import PUBLISHED, TINY, VQVAE, VQVAEConfig
 from tests.foundation.jukebox.tiny_vqvae import CONFIG, SAMPLES, audio, latents, learn, started, vqvae
@@ -36,19 +36,6 @@ def test_the_small_preset_fits_rendered_music():
     assert count(model) < 300_000
 
 
-def as_hugging_face(name):
-    """Return Hugging Face's name of a weight."""
-    name = re.sub(r"^encoders\.(\d+)\.blocks\.(\d+)\.", r"encoders.\1.level_blocks.\2.", name)
-    name = re.sub(r"^decoders\.(\d+)\.blocks\.(\d+)\.", r"decoders.\1.level_blocks.\2.", name)
-    name = re.sub(r"\.down\.(\d+)\.conv\.", lambda m: f".downsample_block.{2 * int(m[1])}.", name)
-    name = re.sub(r"\.down\.(\d+)\.resnet\.", lambda m: f".downsample_block.{2 * int(m[1]) + 1}.", name)
-    name = re.sub(r"\.up\.(\d+)\.resnet\.", lambda m: f".upsample_block.{2 * int(m[1])}.", name)
-    name = re.sub(r"\.up\.(\d+)\.conv\.", lambda m: f".upsample_block.{2 * int(m[1]) + 1}.", name)
-    name = re.sub(r"\.blocks\.(\d+)\.dilated\.", r".resnet_block.\1.conv1d_1.", name)
-    name = re.sub(r"\.blocks\.(\d+)\.pointwise\.", r".resnet_block.\1.conv1d_2.", name)
-    return name.replace(".project.", ".proj_out." if name.startswith("encoders") else ".proj_in.")
-
-
 @pytest.mark.parametrize("cycle", [None, 2])
 def test_codes_and_audio_are_those_of_hugging_face(cycle):
     jukebox = pytest.importorskip("transformers.models.deprecated.jukebox")
@@ -61,9 +48,7 @@ def test_codes_and_audio_are_those_of_hugging_face(cycle):
     waveform = audio(3)
     torch.manual_seed(0)
     ours.initialise([waveform])
-    state = {as_hugging_face(name): value for name, value in ours.named_parameters()}
-    state |= {f"bottleneck.level_blocks.{level}.codebook": ours.codes(level) for level in range(3)}
-    theirs.load_state_dict(state)
+    theirs.load_state_dict(to_theirs(vqvae_weights(ours.config, "hugging_face"), ours.state_dict()))
     tokens = ours.encode(waveform)
     with torch.no_grad():
         expected = theirs.encode(waveform.unsqueeze(-1))
