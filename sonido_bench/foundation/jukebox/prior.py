@@ -16,6 +16,7 @@ from sonido_bench.foundation.jukebox.labels import check_timing
 from sonido_bench.foundation.jukebox.prior_config import LyricsConfig, PriorConfig
 from sonido_bench.foundation.transformer.cache import KVCache
 from sonido_bench.foundation.transformer.sampling import SamplingConfig, sample_logits
+from sonido_bench.foundation.transformer.stepping import Stepper
 
 __all__ = ["LyricEncoder", "Prior", "PriorConfig", "PriorLogits", "PriorLoss"]
 
@@ -156,7 +157,12 @@ class Prior(nn.Module):
         return PriorLoss(loss, music, lyric_bits, metrics)
 
     def hidden(
-        self, codes: Tensor, layers: Collection[int], labels: Tensor | None = None, above: Tensor | None = None
+        self,
+        codes: Tensor,
+        layers: Collection[int],
+        labels: Tensor | None = None,
+        above: Tensor | None = None,
+        reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[int, Tensor]:
         """Return activations, the model being fed the codes themselves.
 
@@ -169,17 +175,24 @@ class Prior(nn.Module):
             layers: 0 is the input of the first block, ``n`` the output of block ``n``; no deeper block is run.
             labels: Label vectors ``(batch, label_length)``.
             above: Codes of the level above that cover them.
+            reduce: What is kept of each layer, such as an average over frames; no two layers are then held in full.
 
         Returns:
-            Layer to ``(batch, codes, width)``.
+            Layer to ``(batch, codes, width)``, or to what ``reduce`` makes of that.
 
         Raises:
             ValueError: If shapes do not fit the configuration, times are out of range, or there is no such layer.
         """
         self._check(codes)
         known = self._conditions(codes, labels, above)
-        outputs = self.music.transformer(self._read(codes[:, :-1], known), layers, context=known.context)
-        return {layer: hidden[:, self.config.lyrics_in_sequence :] for layer, hidden in outputs.items()}
+        first = self.config.lyrics_in_sequence
+        outputs: dict[int, Tensor] = self.music.transformer(
+            self._read(codes[:, :-1], known),
+            layers,
+            context=known.context,
+            reduce=lambda hidden: hidden[:, first:] if reduce is None else reduce(hidden[:, first:]),
+        )
+        return outputs
 
     @torch.no_grad()
     def sample(
@@ -223,19 +236,21 @@ class Prior(nn.Module):
             return prompt
         known = self._conditions(prompt, labels, above, steps)
         read, model = self._read(prompt, known), self.music
-        cache = KVCache(self.config.depth, read.shape[1] + steps - 1)
+        cache = KVCache(self.config.depth, read.shape[1])
         for part in torch.split(read, chunk or read.shape[1], dim=1):
             hidden = model.transformer(part, cache=cache, context=known.context)
-        drawn = prompt.new_empty(len(prompt), steps)
+        stepper = Stepper(model.transformer, cache, read.shape[1] + steps - 1)
+        del cache, read
+        last, drawn = hidden[:, -1:], prompt.new_empty(len(prompt), steps)
         for step in range(steps):
-            logits = model.logits(hidden[:, -1:], cache.position - 1, known.bias)[..., self.config.shift :]
+            logits = model.logits(last, stepper.position - 1, known.bias)[..., self.config.shift :]
             code = sample_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, generator)
             drawn[:, step : step + 1] = code
             if progress is not None:
                 progress(step + 1, steps)
             if step + 1 < steps:
-                placed = model.place(model.embedding(code + self.config.shift), cache.position, known.bias)
-                hidden = model.transformer(placed, cache=cache, context=known.context)
+                placed = model.place(model.embedding(code + self.config.shift), stepper.position, known.bias)
+                last = stepper(placed[:, 0]).unsqueeze(1)
         return torch.cat([prompt, drawn], dim=1)
 
     def _read(self, codes: Tensor, known: _Conditions) -> Tensor:

@@ -1,6 +1,6 @@
 """A stack of pre-norm blocks whose attention patterns alternate."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -124,7 +124,12 @@ class Transformer(nn.Module):
 
     @overload
     def forward(
-        self, hidden: Tensor, layers: Collection[int], cache: None = None, context: Tensor | None = None
+        self,
+        hidden: Tensor,
+        layers: Collection[int],
+        cache: None = None,
+        context: Tensor | None = None,
+        reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[int, Tensor]: ...
 
     def forward(
@@ -133,6 +138,7 @@ class Transformer(nn.Module):
         layers: Collection[int] | None = None,
         cache: KVCache | None = None,
         context: Tensor | None = None,
+        reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | dict[int, Tensor]:
         """Run the blocks, no deeper than asked.
 
@@ -141,9 +147,11 @@ class Transformer(nn.Module):
             layers: Whose output is wanted: 0 is the input, ``n`` what block ``n`` (from 1) puts out.
             cache: What was read before; these positions follow it.
             context: ``(batch, any positions, width)``, what blocks with ``cross`` attention look at.
+            reduce: What is kept of each layer that is wanted; called as it is there, so that no two are held in full.
 
         Returns:
-            What the last block puts out, ``(batch, positions, width)``; or layer to the same, in ascending order.
+            What the last block puts out, ``(batch, positions, width)``; or layer to the same, or to what ``reduce``
+            makes of it, in ascending order.
 
         Raises:
             ValueError: If there is no such layer, none is asked for, or a context is missing.
@@ -151,12 +159,14 @@ class Transformer(nn.Module):
         if layers is not None and (not layers or not set(layers) <= set(range(len(self.blocks) + 1))):
             raise ValueError(f"layers must be some of 0 to {len(self.blocks)}, got {sorted(layers)}")
         deepest = len(self.blocks) if layers is None else max(layers)
-        outputs = {0: hidden} if layers is not None and 0 in layers else {}
+        outputs: dict[int, Tensor] = {}
+        if layers is not None and 0 in layers:
+            outputs[0] = hidden if reduce is None else reduce(hidden)
         for index, block in enumerate(self.blocks[:deepest]):
             if self.config.checkpointing and torch.is_grad_enabled() and cache is None:
                 hidden = checkpoint(block, hidden, None, context, use_reentrant=False)
             else:
                 hidden = block(hidden, None if cache is None else cache.layers[index], context)
             if layers is not None and index + 1 in layers:
-                outputs[index + 1] = hidden
+                outputs[index + 1] = hidden if reduce is None else reduce(hidden)
         return hidden if layers is None else outputs
