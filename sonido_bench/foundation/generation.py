@@ -17,7 +17,15 @@ from sonido_bench.files import atomic_path, sha256_file, sha256_json
 from sonido_bench.foundation.checkpoint import checkpoint_sha256
 from sonido_bench.foundation.transformer.sampling import SamplingConfig
 
-__all__ = ["GenerationConfig", "GenerationRecord", "load_tokens", "read_prime", "window_generator"]
+__all__ = [
+    "GenerationConfig",
+    "GenerationRecord",
+    "file_sha256",
+    "generation_settings",
+    "load_tokens",
+    "read_prime",
+    "window_generator",
+]
 
 Level = TypeVar("Level", bound=str)
 
@@ -70,16 +78,12 @@ class GenerationRecord:
 
     Args:
         folder: Of ``tokens.safetensors`` and ``generation.wav``; is made when something is saved.
-        checkpoint: The model's.
-        config: What is generated.
-
-    Raises:
-        DataError: If a file that the configuration names is missing.
+        settings: All that decides the result, JSON-able; a folder keeps to its own.
     """
 
-    def __init__(self, folder: Path, checkpoint: Path, config: GenerationConfig) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
         self._tokens, self._audio = folder / _TOKENS, folder / _AUDIO
-        self._settings = json.dumps(_settings(checkpoint, config), sort_keys=True)
+        self._settings = json.dumps(settings, sort_keys=True)
 
     def resumed(self) -> dict[str, Tensor] | None:
         """Return the tokens that an earlier call has saved, or ``None``.
@@ -149,12 +153,22 @@ def window_generator(seed: int, level: str, position: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(sha256_json([seed, level, position])[:15], 16))
 
 
-def _settings(checkpoint: Path, config: GenerationConfig) -> dict[str, object]:
-    """What decides the result, JSON-able: files by their content, not by where they lie."""
-    values = asdict(config)
-    for name in ("prime", "tokens", "embedding"):
-        path = values[name]
-        if path is not None and not path.is_file():
-            raise DataError(f"{path}: expected a file for {name}, found none")
-        values[name] = sha256_file(path) if path else None
-    return {"checkpoint": checkpoint_sha256(checkpoint), **values}
+def generation_settings(checkpoint: Path, config: GenerationConfig) -> dict[str, object]:
+    """Return what decides the result, JSON-able: files by their content, not by where they lie.
+
+    Raises:
+        DataError: If a file that the configuration names is missing.
+    """
+    files = {name: file_sha256(name, getattr(config, name)) for name in ("prime", "tokens", "embedding")}
+    return {"checkpoint": checkpoint_sha256(checkpoint), **asdict(config), **files}
+
+
+def file_sha256(name: str, path: Path | None) -> str | None:
+    """Return the hash of a file that settings name, ``None`` for none.
+
+    Raises:
+        DataError: If it is missing.
+    """
+    if path is not None and not path.is_file():
+        raise DataError(f"{path}: expected a file for {name}, found none")
+    return sha256_file(path) if path else None

@@ -12,7 +12,13 @@ from sonido_bench.errors import ConfigError
 from sonido_bench.foundation.codec.checkpoint import load_checkpoint
 from sonido_bench.foundation.codec.music_codec import MusicCodec
 from sonido_bench.foundation.codec.sampling import sample, sampling_windows
-from sonido_bench.foundation.generation import GenerationConfig, GenerationRecord, read_prime, window_generator
+from sonido_bench.foundation.generation import (
+    GenerationConfig,
+    GenerationRecord,
+    generation_settings,
+    read_prime,
+    window_generator,
+)
 
 __all__ = ["generate"]
 
@@ -42,7 +48,7 @@ def generate(checkpoint: Path, output: Path, config: GenerationConfig, device: s
     """
     model = load_checkpoint(checkpoint).to(device)
     seconds = _seconds(model, config)
-    record = GenerationRecord(output, checkpoint, config)
+    record = GenerationRecord(output, generation_settings(checkpoint, config))
     saved, codes = record.resumed(), _start(model, config)
     total = codes.shape[1] + max(1, round(seconds * model.codec.frame_rate))
     codes = (codes if saved is None else saved[_CODES]).to(device)

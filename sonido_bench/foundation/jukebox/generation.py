@@ -6,7 +6,6 @@ each is given as codes what the windows before it have sampled of it, and is tol
 lyrics around there.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -18,8 +17,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from sonido_bench.errors import ConfigError, DataError
-from sonido_bench.files import sha256_file
-from sonido_bench.foundation.generation import GenerationRecord, load_tokens, read_prime, window_generator
+from sonido_bench.foundation.generation import GenerationRecord, file_sha256, load_tokens, read_prime, window_generator
 from sonido_bench.foundation.jukebox.labels import LabelIds, SongLabels, label_vector, lyric_ids
 from sonido_bench.foundation.jukebox.long_audio import decode_long, encode_long
 from sonido_bench.foundation.jukebox.parts import JukeboxParts, PriorSource
@@ -102,7 +100,7 @@ def generate(parts: JukeboxParts, output: Path, config: JukeboxGeneration, devic
         ValueError: If the song is of a length that a prior does not know.
     """
     _check(parts, config)
-    record = _Record(output, _settings(parts, config))
+    record = GenerationRecord(output, _settings(parts, config))
     tokens = record.resumed()
     if tokens is None:
         tokens = _start(parts, config, device)
@@ -133,14 +131,6 @@ def window_starts(total: int, context: int, hop: int) -> list[int]:
     if total <= context:
         return [0]
     return [min(start, total - context) for start in range(0, total - context + hop, hop)]
-
-
-class _Record(GenerationRecord):
-    """The folder of a generation whose settings are given as they are."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
-        self._tokens, self._audio = folder / "tokens.safetensors", folder / "generation.wav"
-        self._settings = json.dumps(settings, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -231,11 +221,7 @@ def _check(parts: JukeboxParts, config: JukeboxGeneration) -> None:
 def _settings(parts: JukeboxParts, config: JukeboxGeneration) -> dict[str, object]:
     """What decides the result, JSON-able: files by their content, not by where they lie."""
     values: dict[str, object] = {"parts": parts.identity, **asdict(config)}
-    for name in ("prime", "tokens"):
-        path = getattr(config, name)
-        if path is not None and not path.is_file():
-            raise DataError(f"{path}: expected a file for {name}, found none")
-        values[name] = sha256_file(path) if path else None
+    values |= {name: file_sha256(name, getattr(config, name)) for name in ("prime", "tokens")}
     found = [_names(source.config, config) for source in parts.priors]
     return values | {"ids": found}  # of the names alone, not the thousands of others
 

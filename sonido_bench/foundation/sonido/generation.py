@@ -15,6 +15,7 @@ from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.foundation.generation import (
     GenerationConfig,
     GenerationRecord,
+    generation_settings,
     load_tokens,
     read_prime,
     window_generator,
@@ -51,7 +52,7 @@ def generate(checkpoint: Path, output: Path, config: GenerationConfig, device: s
     """
     model = load_checkpoint(checkpoint).to(device)
     _check(model, config)
-    record = GenerationRecord(output, checkpoint, config)
+    record = GenerationRecord(output, generation_settings(checkpoint, config))
     saved = record.resumed()
     tokens = _start(model, config) if saved is None else {cast(LevelName, level): saved[level] for level in saved}
     samplers = _samplers(model, config, tokens)
