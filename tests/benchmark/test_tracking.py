@@ -241,12 +241,15 @@ def test_a_server_out_of_reach_is_said_before_training(tmp_path):
     # A closed port of this machine answers at once; a server without a route may take wandb minutes.
     # In a process of its own, as wandb remembers a key as long as its process lives.
     key = {"WANDB_API_KEY": "0" * 40, "WANDB_HTTP_TIMEOUT": "1", "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env=os.environ | key, capture_output=True, text=True, timeout=180
-    )
-    assert done.stdout.startswith("ConfigError cannot log in to W&B: ")
-    assert "use the mode `offline`" in done.stdout
-    assert "WANDB_API_KEY" not in done.stdout + done.stderr  # wandb itself is silent
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    try:
+        done = subprocess.run(command, env=os.environ | key, capture_output=True, timeout=120)
+        out, err = done.stdout.decode(), done.stderr.decode()
+    except subprocess.TimeoutExpired as late:  # on a busy machine wandb's service, left with the request, may not end
+        out, err = (late.stdout or b"").decode(), (late.stderr or b"").decode()
+    assert out.startswith("ConfigError cannot log in to W&B: ")
+    assert "use the mode `offline`" in out
+    assert "WANDB_API_KEY" not in out + err  # wandb itself is silent
 
 
 def test_no_tracker_accepts_a_whole_run(result):
