@@ -32,6 +32,7 @@ __all__ = [
     "round_to_stored",
     "save_checkpoint",
     "shipped_folder",
+    "stored_shapes",
 ]
 
 _WEIGHTS, _CONFIG, _CARD, _SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
@@ -142,7 +143,7 @@ def load_model(folder: Path, form: CheckpointFormat[ConfigT, ModelT]) -> ModelT:
         DataError: If the folder is not such a checkpoint, whole and unchanged.
     """
     config = load_configuration(folder, form)
-    shapes = _stored_shapes(folder / _WEIGHTS)
+    shapes = stored_shapes(folder / _WEIGHTS)
     blocks = form.blocks(config)
     if blocks > len(shapes):
         raise DataError(f"{folder / _CONFIG}: {blocks} blocks do not fit the {len(shapes)} tensors of {_WEIGHTS}")
@@ -251,8 +252,12 @@ def _section(folder: Path, name: str) -> Mapping[str, Any]:
     return section
 
 
-def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors, from the header alone."""
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors of a safetensors file, from its header alone.
+
+    Raises:
+        DataError: If it is damaged or something else.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

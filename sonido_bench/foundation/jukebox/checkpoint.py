@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sonido_bench.errors import ConfigError, DataError
+from sonido_bench.foundation.checkpoint import stored_shapes
 from sonido_bench.foundation.jukebox.keys import (
     Weight,
     differences,
@@ -33,7 +34,7 @@ from sonido_bench.foundation.jukebox.weight_cache import (
     read_cached,
     weights_file,
 )
-from sonido_bench.foundation.jukebox.weight_files import WeightFiles, read_safetensors_shapes, source_sha256
+from sonido_bench.foundation.jukebox.weight_files import WeightFiles, source_sha256
 
 __all__ = ["LICENCE", "load_prior", "load_vqvae"]
 
@@ -160,7 +161,7 @@ def _from_cache(folder: Path, record: CachedWeights, config: PriorConfig, depth:
         )
     file = weights_file(folder)
     cached = first_blocks(prior_weights(config, "official"), record.depth)
-    if read_safetensors_shapes(file) != {weight.ours: weight.our_shape for weight in cached}:
+    if stored_shapes(file) != {weight.ours: weight.our_shape for weight in cached}:
         raise DataError(f"{file}: names and shapes are not those of prior {config.name}; delete {folder}")
     wanted = {weight.ours for weight in first_blocks(cached, depth)}
     with safe_open(file, framework="pt") as tensors:

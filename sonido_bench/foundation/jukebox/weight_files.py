@@ -9,11 +9,12 @@ from torch import Tensor
 
 from sonido_bench.errors import DataError
 from sonido_bench.files import sha256_file, sha256_json
+from sonido_bench.foundation.checkpoint import stored_shapes
 from sonido_bench.foundation.jukebox.keys import Layout
 from sonido_bench.foundation.jukebox.pickled_checkpoint import read_pickle
 from sonido_bench.foundation.jukebox.weight_cache import is_cached, read_cached
 
-__all__ = ["WeightFiles", "read_safetensors_shapes", "source_sha256"]
+__all__ = ["WeightFiles", "source_sha256"]
 
 _REMEDY = "fetch the file again"
 _INDEXED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -72,7 +73,7 @@ class WeightFiles:
 
     def _open(self, file: Path) -> Mapping[str, tuple[int, ...]]:
         if file.suffix == ".safetensors":
-            shapes = read_safetensors_shapes(file)
+            shapes = stored_shapes(file)
             self._safe |= dict.fromkeys(shapes, file)
             return shapes
         tensors = read_pickle(file)
@@ -96,21 +97,6 @@ def source_sha256(source: Path) -> str:
         return read_cached(source).source_sha256
     sums = {file.name: sha256_file(file) for file in _files(source)}
     return next(iter(sums.values())) if source.is_file() else sha256_json(sums)
-
-
-def read_safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes from the header of a file.
-
-    Raises:
-        DataError: If it is damaged or something else.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected safetensors, found a truncated or foreign file: {error}; {_REMEDY}"
-        ) from error
 
 
 def _files(source: Path) -> tuple[Path, ...]:

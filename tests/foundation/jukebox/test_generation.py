@@ -139,12 +139,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(parts, tmp_path, monkeypat
 def test_what_is_finished_loads_nothing(parts, tmp_path):
     config = JukeboxGeneration(seconds=0.2, finest=2)
     generate(parts, tmp_path, config)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def refuse():
         raise AssertionError("nothing is to be loaded")
 
     sources = tuple(replace(source, load=refuse) for source in parts.priors)
-    generate(replace(parts, priors=sources, vqvae=refuse), tmp_path, config)
+    assert generate(replace(parts, priors=sources, vqvae=refuse), tmp_path, config).name == "generation.wav"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_one_prior_at_a_time_is_in_memory(tmp_path):
