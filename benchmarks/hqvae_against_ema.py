@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sonido_bench.audio import read_audio, resample, to_mono
 from sonido_bench.datamodules.rendering.dataset import RenderedConfig, load_manifest, prepare
-from sonido_bench.foundation.codebook import perplexity, token_shares
+from sonido_bench.foundation.codebook import token_metrics
 from sonido_bench.foundation.sonido.config import load_config
 from sonido_bench.foundation.sonido.hqvae import HQVAE
 from sonido_bench.foundation.sonido.quantizer import QuantizerKind
@@ -95,9 +95,9 @@ def scores(model: HQVAE, segments: Tensor) -> dict[str, float]:
         decoded = model.decode({level: tokens[level] for level in levels})
         row[f"mse_{'+'.join(levels)}"] = round(float((decoded - data).square().mean()), 4)
     for level in model.levels:
-        shares = token_shares(tokens[level].flatten(0, 1), model.config.level(level).codebook_size)
-        row[f"perplexity_{level}"] = round(float(perplexity(shares).mean()), 1)
-        row[f"used_{level}"] = round(float((shares > 0).float().mean()), 3)
+        figures = token_metrics(tokens[level].flatten(0, 1), model.config.level(level).codebook_size)
+        row[f"perplexity_{level}"] = round(float(figures["perplexity"]), 1)
+        row[f"used_{level}"] = round(float(figures["used"]), 3)
     return row
 
 

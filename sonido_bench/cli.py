@@ -98,7 +98,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pretrain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a YAML file, or the name of a shipped one (sonido-tiny, codec-tiny)")
+    parser.add_argument(
+        "config", help="a YAML file, or the name of a shipped one (sonido-tiny, codec-tiny, jukebox-tiny)"
+    )
     parser.add_argument("-o", "--output", type=Path, help="folder of the run (default: results/pretraining/NAME)")
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
     parser.add_argument("--workers", type=int, help="processes, one thread each (default: one per core)")
@@ -127,7 +129,7 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, positional: bool = False) -> None:
-    about = "a model's folder, or the name of a shipped one"
+    about = "a model's folder, of Jukebox also of published weights, or the name of a shipped one"
     if positional:
         parser.add_argument("checkpoint", help=about)
     else:
@@ -140,25 +142,52 @@ def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, help="folder for one .wav per file and level (or codebook)"
     )
     _add_checkpoint(parser)
+    _add_device(parser)
     parser.set_defaults(command=model_commands.reconstruct)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of generation.wav and tokens")
     _add_checkpoint(parser)
+    _add_device(parser)
     parser.add_argument("--seconds", type=float, help="to sample, beyond the clip that is continued")
     parser.add_argument("--prime", type=Path, metavar="AUDIO", help="continue this clip")
     parser.add_argument("--tokens", type=Path, help="a tokens.safetensors whose missing, finer levels are sampled")
-    parser.add_argument("--embedding", type=Path, help="follow this audio embedding (.npy or .safetensors)")
-    parser.add_argument("--text", help="follow this text, through CLAP")
-    parser.add_argument("--clap", default="laion/larger_clap_music", help="CLAP model (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, help="(default: 1; Jukebox: 0.99)")
     parser.add_argument("--top-k", type=int, default=0, help="draw among so many codes; 0: all")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw among the codes of this probability")
-    parser.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance; 1: none")
-    parser.add_argument("--hop-fraction", type=float, default=0.5, help="of the context, new in each window")
+    parser.add_argument(
+        "--hop-fraction",
+        type=float,
+        nargs="+",
+        metavar="F",
+        help="of the context, new in each window (default: 0.5); Jukebox has one for each level, from level 0 "
+        "(default: 0.5 0.5 0.125)",
+    )
     parser.add_argument("--seed", type=int, default=0)
+    following = parser.add_argument_group("SoniDo, if trained to follow a condition")
+    following.add_argument("--embedding", type=Path, help="follow this audio embedding (.npy or .safetensors)")
+    following.add_argument("--text", help="follow this text, through CLAP")
+    following.add_argument("--clap", help="CLAP model for the text (default: laion/larger_clap_music)")
+    following.add_argument("--guidance", type=float, help="classifier-free guidance (default: 1, none)")
+    _add_jukebox(parser.add_argument_group("Jukebox"))
     parser.set_defaults(command=model_commands.generate)
+
+
+def _add_jukebox(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--finest", type=int, metavar="LEVEL", help="stop at this level; 2 is quick and rough, 0 is all")
+    group.add_argument("--song-seconds", type=float, help="length of the song that the music is told to be part of")
+    group.add_argument("--artist", help="in the manner of; published weights only, as all that follow but --dtype")
+    group.add_argument("--genre", help="likewise")
+    group.add_argument("--lyrics", type=Path, metavar="FILE", help="text that is sung, of the whole song")
+    group.add_argument("--ids", type=Path, metavar="FOLDER", help="of the id files (default: the checkpoint)")
+    group.add_argument("--preset", help="5b, 5b_lyrics or 1b_lyrics, where the folder does not tell")
+    group.add_argument("--cache", type=Path, metavar="FOLDER", help="keep priors here in a form that is read faster")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the priors (default: float32)")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="to compute on, for example cuda (default: %(default)s)")
 
 
 def _add_folders(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +241,12 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
 def _add_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", nargs="+", type=Path, help="audio files: wav, flac, ogg, mp3")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one .safetensors per file")
-    parser.add_argument("--extractor", default="logmel", help="a name of `sonido-bench models`, or module:Class")
+    parser.add_argument(
+        "--extractor", default="logmel", help="a name of `sonido-bench models`, a model's folder, or module:Class"
+    )
+    parser.add_argument(
+        "--layers", type=int, nargs="+", metavar="N", help="of a model's folder, blocks whose output is written"
+    )
     parser.set_defaults(command=commands.extract)
 
 
@@ -228,5 +262,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_check_extractor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("extractor", help="a name of `sonido-bench models`, or module:Class of your own")
+    parser.add_argument(
+        "extractor", help="a name of `sonido-bench models`, a model's folder, or module:Class of your own"
+    )
     parser.set_defaults(command=commands.check_extractor)

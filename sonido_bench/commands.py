@@ -173,7 +173,7 @@ def extract(arguments: argparse.Namespace) -> None:
     from sonido_bench.features.export import export_features
     from sonido_bench.foundation.catalogue import load_extractor
 
-    extractor = load_extractor(arguments.extractor)
+    extractor = load_extractor(arguments.extractor, arguments.layers)
     if len({path.stem for path in arguments.audio}) < len(arguments.audio):
         raise ConfigError("two of the audio files have the same name; extract them into different folders")
     for path in track(arguments.audio, "extracting", disable=not sys.stderr.isatty()):

@@ -13,7 +13,7 @@ from sonido_bench.audio import read_clip, to_mono
 from sonido_bench.benchmark.gate import Criterion, GateRow
 from sonido_bench.clips import Clip
 from sonido_bench.datamodules.rendering.dataset import Manifest
-from sonido_bench.foundation.codebook import perplexity, token_shares
+from sonido_bench.foundation.codebook import token_metrics
 from sonido_bench.foundation.log_frequency_kmeans import LFK16
 from sonido_bench.foundation.logmel import LogMel
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
@@ -120,14 +120,13 @@ def level_rows(checkpoint: Path, manifest: Manifest) -> list[dict[str, str | flo
     clips = sum(map(len, batches))
     rows: list[dict[str, str | float]] = []
     for index, level in enumerate(model.levels):
-        shares = token_shares(torch.cat(tokens[level]), model.config.level(level).codebook_size)
-        perplexities = perplexity(shares)
+        figures = token_metrics(torch.cat(tokens[level]), model.config.level(level).codebook_size)
         rows.append(
             {
                 "level": level,
-                "used": float((shares > 0).float().mean()),
-                "perplexity": float(perplexities.mean()),
-                "least perplexity": float(perplexities.min()),
+                "used": float(figures["used"]),
+                "perplexity": float(figures["perplexity"]),
+                "least perplexity": float(figures["perplexity_min"]),
                 "codes": float(model.config.level(level).codebook_size),
                 "decoded": "+".join(model.levels[: index + 1]),
                 "mse": errors[level] / clips,

@@ -1,9 +1,11 @@
-"""Extractors by name: built in, or the user's own."""
+"""Extractors by name: built in, a model's folder, or the user's own class."""
 
 import difflib
 import importlib
 import inspect
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,28 +33,53 @@ def built_in_names() -> list[str]:
     return sorted(_BUILT_IN)
 
 
-def load_extractor(name: str) -> "Extractor":
+def load_extractor(name: str, layers: Sequence[int] | None = None) -> "Extractor":
     """Build an extractor by its name on the leaderboard.
 
     Args:
-        name: A built-in name, or ``module:Class`` of the user's own, importable or in the working folder and built
-            without arguments; with ``@random`` appended, the same network with weights drawn afresh; with
-            ``@tokenizer``, its stage-1 code embeddings without the language model.
+        name: A built-in name; the folder of a model, of whichever family; or ``module:Class`` of the user's own,
+            importable or in the working folder and built without arguments; with ``@random`` appended, the same network
+            with weights drawn afresh; with ``@tokenizer``, its stage-1 code embeddings without the language model.
+        layers: Of a model's folder, blocks whose output is given; ``None``: its own default.
 
     Raises:
-        ConfigError: If there is no such extractor, class or control.
+        ConfigError: If there is no such extractor, class, control or layer.
+        DataError: If a folder is no model, whole and unchanged.
     """
     base, _, control = name.partition("@")
-    if control == "tokenizer":
-        return _build(_tokenizer_path(base))
-    if control not in ("", "random") or name.endswith("@"):
+    if control not in ("", "random", "tokenizer") or name.endswith("@"):
         raise ConfigError(f"unknown control @{control} in {name!r}: expected @random or @tokenizer")
-    extractor = _build(_class_path(base))
-    if not control:
+    if base not in _BUILT_IN and base and Path(base).is_dir():
+        extractor = _of_folder(Path(base), control == "tokenizer", layers)
+    elif layers is not None:
+        raise ConfigError(f"layers are those of a model's folder, and {base} is none: leave them out")
+    else:
+        extractor = _build(_tokenizer_path(base) if control == "tokenizer" else _class_path(base))
+    if control != "random":
         return extractor
     from sonido_bench.foundation.controls import randomised
 
     return randomised(extractor)
+
+
+def _of_folder(folder: Path, tokenizer: bool, layers: Sequence[int] | None) -> "Extractor":
+    """Build the extractor of a model's family, or that of its codes alone."""
+    from sonido_bench.foundation.codec.extractor import CodecExtractor
+    from sonido_bench.foundation.family import model_family
+    from sonido_bench.foundation.jukebox.extractor import JukeboxExtractor
+    from sonido_bench.foundation.sonido.extractor import SonidoExtractor
+
+    family = model_family(folder)
+    extractor: Extractor
+    if family == "jukebox":
+        return JukeboxExtractor(folder, layers=layers, source="tokens" if tokenizer else "prior")
+    if family == "codec":
+        extractor = CodecExtractor(folder, layers, "codes" if tokenizer else "language_model")
+    else:
+        extractor = SonidoExtractor(folder, layers=layers, source="tokens" if tokenizer else "prior")
+    if tokenizer:
+        extractor.card = replace(extractor.card, name=f"{extractor.card.name}@tokenizer")
+    return extractor
 
 
 def _class_path(name: str) -> str:
@@ -61,7 +88,7 @@ def _class_path(name: str) -> str:
     if name not in _BUILT_IN:
         raise ConfigError(
             f"unknown extractor {name!r}{_hint(name, _BUILT_IN)}; built in: {', '.join(built_in_names())}; "
-            "or give your own as module:Class"
+            "or give a model's folder, or your own as module:Class"
         )
     return _BUILT_IN[name]
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sonido_bench.errors import ConfigError, DataError, SonidoError
@@ -23,11 +23,13 @@ from sonido_bench.foundation.card import ModelCard, card_from_dict, render_card
 __all__ = [
     "CheckpointFormat",
     "CheckpointModel",
+    "checked_configuration",
     "checkpoint_folder",
     "checkpoint_sha256",
     "load_card",
     "load_configuration",
     "load_model",
+    "load_tensors",
     "model_section",
     "round_to_stored",
     "save_checkpoint",
@@ -142,20 +144,45 @@ def load_model(folder: Path, form: CheckpointFormat[ConfigT, ModelT]) -> ModelT:
     Raises:
         DataError: If the folder is not such a checkpoint, whole and unchanged.
     """
+    config, state = checked_configuration(folder, form), load_tensors(folder)
+    with torch.random.fork_rng(devices=[]):
+        model = form.build(config)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def checked_configuration(folder: Path, form: CheckpointFormat[ConfigT, ModelT]) -> ConfigT:
+    """Check all of a checkpoint but the values of its tensors, and read its configuration; for parts that load late.
+
+    Arguments and errors are those of ``load_model``.
+    """
     config = load_configuration(folder, form)
     shapes = stored_shapes(folder / _WEIGHTS)
     blocks = form.blocks(config)
     if blocks > len(shapes):
         raise DataError(f"{folder / _CONFIG}: {blocks} blocks do not fit the {len(shapes)} tensors of {_WEIGHTS}")
     _compare(folder, shapes, _expected_shapes(folder, config, form))
-    state = load_file(folder / _WEIGHTS)
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise DataError(f"{folder / _WEIGHTS}: tensor {name} holds NaN or infinity; {_REMEDY}")
-    with torch.random.fork_rng(devices=[]):
-        model = form.build(config)
-    model.load_state_dict(state)
-    return model.eval()
+    return config
+
+
+def load_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint that was checked, as they are stored.
+
+    Args:
+        folder: Of the checkpoint.
+        prefix: Of the names that are wanted, up to and with a dot; is taken off.
+
+    Raises:
+        DataError: If one holds NaN or infinity.
+    """
+    state = {}
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        for name in (name for name in file.keys() if name.startswith(prefix)):  # noqa: SIM118
+            tensor = file.get_tensor(name)
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise DataError(f"{folder / _WEIGHTS}: tensor {name} holds NaN or infinity; {_REMEDY}")
+            state[name.removeprefix(prefix)] = tensor
+    return state
 
 
 def load_configuration(folder: Path, form: CheckpointFormat[ConfigT, ModelT]) -> ConfigT:

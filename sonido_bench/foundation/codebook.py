@@ -8,7 +8,16 @@ from torch import distributed as dist
 
 from sonido_bench.errors import DataError
 
-__all__ = ["CodebookOutput", "EMACodebook", "kmeans", "nearest", "perplexity", "sum_over_processes", "token_shares"]
+__all__ = [
+    "CodebookOutput",
+    "EMACodebook",
+    "kmeans",
+    "nearest",
+    "perplexity",
+    "sum_over_processes",
+    "token_metrics",
+    "token_shares",
+]
 
 _NO_COUNT = 1e-8
 
@@ -55,6 +64,16 @@ def perplexity(shares: Tensor) -> Tensor:
     """Return ``exp(entropy)`` of ``(..., codebook_size)`` shares: how many codes are in use, in effect."""
     entropy: Tensor = torch.special.entr(shares).sum(dim=-1)
     return entropy.exp()
+
+
+def token_metrics(tokens: Tensor, codebook_size: int) -> dict[str, Tensor]:
+    """Return health figures of tokens ``(batch, codebooks)``.
+
+    ``perplexity`` and ``used`` (share of codes) are averages over the codebooks; ``perplexity_min`` is the worst one's.
+    """
+    shares = token_shares(tokens, codebook_size)
+    perplexities, used = perplexity(shares), (shares > 0).float().mean()
+    return {"perplexity": perplexities.mean(), "perplexity_min": perplexities.min(), "used": used}
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

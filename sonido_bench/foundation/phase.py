@@ -65,12 +65,15 @@ class Phase(pl.LightningModule):
 
     Attributes:
         model: The network; its weights are what is kept.
+        betas: Of AdamW.
 
     Args:
         model: The network.
         config: How to train.
         seed: Of the noise.
     """
+
+    betas: tuple[float, float] = (0.9, 0.95)
 
     def __init__(self, model: nn.Module, config: PhaseConfig, seed: int) -> None:
         super().__init__()
@@ -88,7 +91,7 @@ class Phase(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW and its schedule."""
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.config.learning_rate, betas=(0.9, 0.95))
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.config.learning_rate, betas=self.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

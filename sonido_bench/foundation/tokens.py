@@ -16,10 +16,13 @@ from torch.utils.data import Dataset
 from sonido_bench.errors import DataError
 from sonido_bench.files import atomic_path
 
-__all__ = ["CONDITION", "TokenWindows", "TokenizedTrack", "read_index", "smallest_type", "write_tokens"]
+__all__ = ["CONDITION", "PLACE", "TokenWindows", "TokenizedTrack", "read_index", "smallest_type", "write_tokens"]
 
 CONDITION = "condition"
 """Key of an audio embedding, beside the names of the levels."""
+
+PLACE = "place"
+"""Key of where a window lies in its recording, beside the names of the levels."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         seed: Decides all draws.
         length: Number of items; ``None``: endless.
         condition: Also give the audio embedding of the recording, of several that of the first.
+        place: Also give where the window starts and how long the recording is, of several the first.
 
     Raises:
         DataError: If there are no tokens.
@@ -107,6 +111,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         seed: int,
         length: int | None = None,
         condition: bool = False,
+        place: bool = False,
     ) -> None:
         if not tracks:
             raise DataError("expected tokens to train on, found none; encode the audio first")
@@ -116,6 +121,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         self.seed = seed
         self.length = length
         self.condition = condition
+        self.place = place
         self._ends = np.cumsum([track.frames for track in self.tracks])
 
     def __len__(self) -> int:
@@ -125,23 +131,32 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
-        """Return level to tokens, ``(1, window * ratio, codebooks)`` int64, ``condition`` to ``(1, dim)`` float32."""
+        """Return level to tokens, ``(1, window * ratio, codebooks)`` int64.
+
+        If wanted also ``condition`` to ``(1, dim)`` float32, and ``place`` to int64 ``(1, 2)``: start and length of the
+        recording, in frames of the coarsest level.
+        """
         rng = np.random.default_rng((self.seed, item))
         parts: dict[str, list[np.ndarray]] = {level: [] for level in self.ratios}
-        drawn: list[TokenizedTrack] = []
+        drawn: list[tuple[TokenizedTrack, int]] = []
         left = self.window
         while left:
             track = self.tracks[int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))]
-            drawn.append(track)
             taken = min(left, track.frames)
             start = int(rng.integers(track.frames - taken + 1))
+            drawn.append((track, start))
             for level, ratio in self.ratios.items():
                 parts[level].append(_read(track, level, start * ratio, (start + taken) * ratio))
             left -= taken
         tokens = {
             level: torch.from_numpy(np.concatenate(arrays).astype(np.int64))[None] for level, arrays in parts.items()
         }
-        return tokens | {CONDITION: _read_condition(drawn[0])[None]} if self.condition else tokens
+        track, start = drawn[0]
+        if self.condition:
+            tokens[CONDITION] = _read_condition(track)[None]
+        if self.place:
+            tokens[PLACE] = torch.tensor([[start, track.frames]])
+        return tokens
 
 
 def _read(track: TokenizedTrack, level: str, start: int, end: int) -> np.ndarray:

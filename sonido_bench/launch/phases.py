@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -12,41 +11,16 @@ from sonido_bench.benchmark.experiment import Experiment
 from sonido_bench.benchmark.tracking import make_tracker
 from sonido_bench.datamodules.pretraining import HeldOutSegments, RandomSegments, StepDataModule
 from sonido_bench.datamodules.recordings import open_audio
+from sonido_bench.foundation.audio_phase import AudioTraining
 from sonido_bench.foundation.configuration import plain
 from sonido_bench.foundation.phase import Phase
+from sonido_bench.foundation.token_phase import TokenTraining
 from sonido_bench.foundation.tokens import TokenWindows
 from sonido_bench.launch.phase import OutOfTime, PhaseRun, main_process, train_phase
 from sonido_bench.launch.recipe import Recipe
 from sonido_bench.launch.token_extraction import token_tracks
 
 __all__ = ["PhaseJob", "audio_batches", "phase_folder", "phase_run", "token_batches", "train"]
-
-
-class AudioTraining(Protocol):
-    """How a network is trained that hears audio."""
-
-    @property
-    def batch_size(self) -> int:
-        """Items of a step."""
-
-    @property
-    def crops(self) -> int:
-        """Segments of a recording that is read."""
-
-    def samples(self, sample_rate: int, hop: int, /) -> int:
-        """Return the length of an item in samples."""
-
-
-class TokenTraining(Protocol):
-    """How a network is trained that reads tokens."""
-
-    @property
-    def batch_size(self) -> int:
-        """Items of a step."""
-
-    @property
-    def validation_windows(self) -> int:
-        """Items of a validation."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +107,7 @@ def token_batches(
     ratios: Mapping[str, int],
     coarsest: str,
     condition: bool = False,
+    place: bool = False,
 ) -> StepDataModule:
     """Return a phase's batches of tokens.
 
@@ -143,13 +118,14 @@ def token_batches(
         ratios: Levels that are wanted: frames in one frame of the coarsest.
         coarsest: The coarsest level that was written.
         condition: Also give the audio embedding.
+        place: Also give where in its recording a window lies.
     """
     tokens, seed = job.tokens, job.recipe.config.seed
     assert tokens is not None  # the runner made them first
     held_out, length = token_tracks(tokens, "validation", coarsest), training.validation_windows
     return StepDataModule(
-        TokenWindows(token_tracks(tokens, "train", coarsest), window, ratios, seed, condition=condition),
-        TokenWindows(held_out, window, ratios, seed, length, condition),
+        TokenWindows(token_tracks(tokens, "train", coarsest), window, ratios, seed, None, condition, place),
+        TokenWindows(held_out, window, ratios, seed, length, condition, place),
         training.batch_size,
         crops=1,
         num_workers=0,  # reading is a few memory-mapped slices

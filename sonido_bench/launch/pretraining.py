@@ -20,11 +20,12 @@ from sonido_bench.datamodules.recordings import AudioSource, open_audio
 from sonido_bench.files import write_text
 from sonido_bench.foundation.tokens import read_index
 from sonido_bench.launch.codec_pretraining import CodecRecipe
+from sonido_bench.launch.jukebox_pretraining import JukeboxRecipe
 from sonido_bench.launch.lock import locked
 from sonido_bench.launch.phase import OutOfTime, main_process, read_summary
 from sonido_bench.launch.phases import PhaseJob, phase_folder, train
 from sonido_bench.launch.pool import Job, worker_pool
-from sonido_bench.launch.pretraining_config import CodecPretrainingConfig, load_pretraining
+from sonido_bench.launch.pretraining_config import CodecPretrainingConfig, JukeboxPretrainingConfig, load_pretraining
 from sonido_bench.launch.pretraining_output import draw_history, export_model
 from sonido_bench.launch.progress import PhaseProgress
 from sonido_bench.launch.recipe import Recipe
@@ -92,6 +93,8 @@ def _recipe(path: Path, changes: Sequence[str], data: Path | None) -> Recipe:
     config = load_pretraining(path, changes)
     if isinstance(config, CodecPretrainingConfig):
         return CodecRecipe(config if data is None else config.at(data))
+    if isinstance(config, JukeboxPretrainingConfig):
+        return JukeboxRecipe(config if data is None else config.at(data))
     return SonidoRecipe(config if data is None else config.at(data))
 
 

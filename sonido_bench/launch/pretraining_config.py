@@ -9,18 +9,22 @@ from typing import Any, Self
 from sonido_bench.datamodules.augmentation import AugmentationConfig
 from sonido_bench.datamodules.recordings import AudioConfig
 from sonido_bench.errors import ConfigError
-from sonido_bench.foundation.codec.language_model_training import LanguageModelTraining
+from sonido_bench.foundation.audio_phase import AudioTraining
 from sonido_bench.foundation.codec.music_codec import MusicCodecConfig
 from sonido_bench.foundation.codec.training import AdversaryConfig, CodecTraining, IndependenceConfig
 from sonido_bench.foundation.configuration import parse_dataclass, read_mapping
+from sonido_bench.foundation.jukebox.model import JukeboxConfig
+from sonido_bench.foundation.jukebox.vqvae_training import VQVAETraining
 from sonido_bench.foundation.sonido.config import LevelName, SonidoConfig
-from sonido_bench.foundation.sonido.stage_one import StageOneTraining, WaveformTraining
-from sonido_bench.foundation.sonido.stage_two import StageTwoTraining
+from sonido_bench.foundation.sonido.stage_one import StageOneTraining
+from sonido_bench.foundation.token_phase import TokenTraining
 
 __all__ = [
     "CardConfig",
     "CodecCardConfig",
     "CodecPretrainingConfig",
+    "JukeboxCardConfig",
+    "JukeboxPretrainingConfig",
     "PretrainingConfig",
     "SonidoPretrainingConfig",
     "SonidoTokensConfig",
@@ -101,6 +105,14 @@ class CodecCardConfig(CardConfig):
     )
 
 
+@dataclass(frozen=True)
+class JukeboxCardConfig(CardConfig):
+    """The same for a Jukebox."""
+
+    description: str = "A Jukebox: a VQ-VAE of several rates, and transformers over its codes."
+    citation: str = "Dhariwal et al. (2020), Jukebox: A Generative Model for Music, arXiv:2005.00341."
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig(ABC):
     """What every pre-training says, whatever the family of the model.
@@ -150,7 +162,7 @@ class CodecPretrainingConfig(PretrainingConfig):
 
     model: MusicCodecConfig
     codec: CodecTraining
-    language_model: LanguageModelTraining
+    language_model: TokenTraining
     adversary: AdversaryConfig | None = None
     independence: IndependenceConfig | None = None
     card: CardConfig = field(default_factory=CodecCardConfig)
@@ -173,6 +185,49 @@ class CodecPretrainingConfig(PretrainingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JukeboxPretrainingConfig(PretrainingConfig):
+    """The pre-training of a Jukebox, from nothing to a model folder.
+
+    Artists, genres and lyrics are unknown in it; priors that have a place for time are told that of every window.
+
+    Attributes:
+        model: What is trained.
+        vqvae: How the VQ-VAE is trained.
+        priors: Name of a prior to how it is trained, for all of them.
+        card: As for all.
+    """
+
+    model: JukeboxConfig
+    vqvae: VQVAETraining
+    priors: dict[str, TokenTraining]
+    card: CardConfig = field(default_factory=JukeboxCardConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse priors that are not trained, or on what no data gives, and windows that are no whole top codes."""
+        modelled = [prior.name for prior in self.model.priors]
+        if set(self.priors) != set(modelled):
+            raise ConfigError(f"priors: expected a section for each of {modelled}, found {list(self.priors)}")
+        if self.vqvae.batch_size % self.vqvae.crops:
+            raise ConfigError(f"vqvae: crops must divide batch_size, got {self.vqvae.crops}, {self.vqvae.batch_size}")
+        vqvae = self.model.vqvae
+        if self.vqvae.samples(vqvae.sample_rate, vqvae.hop(vqvae.levels - 1)) < vqvae.linf_k:
+            raise ConfigError(
+                f"vqvae: segment_seconds must give linf_k ({vqvae.linf_k}) samples or more: lengthen them"
+            )
+        for level, prior in enumerate(self.model.priors):
+            ratio = self.model.ratio(level)
+            if prior.lyrics is not None:
+                raise ConfigError(f"prior {prior.name}: pre-training gives no lyrics: leave them out")
+            if prior.context % ratio:
+                raise ConfigError(f"prior {prior.name}: context must be a multiple of {ratio}, got {prior.context}")
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.model.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class SonidoPretrainingConfig(PretrainingConfig):
     """The pre-training of a SoniDo model, from nothing to a model folder.
 
@@ -186,9 +241,9 @@ class SonidoPretrainingConfig(PretrainingConfig):
 
     model: SonidoConfig
     stage_one: StageOneTraining
-    stage_two: dict[LevelName, StageTwoTraining]
+    stage_two: dict[LevelName, TokenTraining]
     tokens: SonidoTokensConfig = field(default_factory=SonidoTokensConfig)
-    waveform_decoder: WaveformTraining | None = None
+    waveform_decoder: AudioTraining | None = None
 
     def __post_init__(self) -> None:
         """Refuse a model whose parts are not all trained, and windows that are not whole frames of all levels."""
@@ -230,7 +285,9 @@ class SonidoPretrainingConfig(PretrainingConfig):
         return self.model.name
 
 
-def load_pretraining(path: Path, changes: Sequence[str] = ()) -> SonidoPretrainingConfig | CodecPretrainingConfig:
+def load_pretraining(
+    path: Path, changes: Sequence[str] = ()
+) -> SonidoPretrainingConfig | CodecPretrainingConfig | JukeboxPretrainingConfig:
     """Read a pre-training. Which family of models it is for follows from its sections.
 
     Args:
@@ -244,13 +301,15 @@ def load_pretraining(path: Path, changes: Sequence[str] = ()) -> SonidoPretraini
     values = read_mapping(path)
     for change in changes:
         _change(values, change)
-    if ("stage_one" in values) == ("codec" in values):
+    if sum(section in values for section in ("stage_one", "vqvae", "codec")) != 1:
         raise ConfigError(
-            f"{path}: expected either a section stage_one, of a SoniDo model, or a section codec, of a codec with a "
-            f"language model; found {', '.join(values) or 'no section'}"
+            f"{path}: expected either a section stage_one, of a SoniDo model, or a section vqvae, of a Jukebox, or a "
+            f"section codec, of a codec with a language model; found {', '.join(values) or 'no section'}"
         )
     if "codec" in values:
         return parse_dataclass(CodecPretrainingConfig, values, str(path))
+    if "vqvae" in values:
+        return parse_dataclass(JukeboxPretrainingConfig, values, str(path))
     return parse_dataclass(SonidoPretrainingConfig, values, str(path))
 
 

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from sonido_bench.errors import ConfigError
+from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.foundation.catalogue import built_in_names, load_extractor
+from sonido_bench.foundation.checkpoint import save_checkpoint, shipped_folder
 from sonido_bench.foundation.convnet import ConvNet
+from tests.foundation.codec.tiny_codec import CARD as CODEC_CARD
+from tests.foundation.codec.tiny_codec import tiny_music_codec
+from tests.foundation.jukebox.tiny_jukebox import CARD as JUKEBOX_CARD
+from tests.foundation.jukebox.tiny_jukebox import jukebox
 
 EXAMPLE = Path(__file__).parents[1] / "features" / "example_extractor.py"
 
@@ -70,6 +75,43 @@ def test_own_class_of_the_working_folder(own_module):
 def test_mistakes_are_named(own_module, name, message):
     with pytest.raises(ConfigError, match=message):
         load_extractor(name)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model of each family, as a folder."""
+    root = tmp_path_factory.mktemp("models")
+    save_checkpoint(root / "jukebox", jukebox(), JUKEBOX_CARD)
+    save_checkpoint(root / "codec", tiny_music_codec(), CODEC_CARD)
+    (root / "sonido").symlink_to(shipped_folder("sonido-tiny"))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "streams", "codes"),
+    [
+        ("jukebox", [1, 3], {"layer_1", "layer_3"}, {"codes"}),
+        ("codec", [0], {"layer_0"}, {"codes"}),
+        ("sonido", [1], {"top", "mid"}, {"top", "mid"}),
+    ],
+)
+def test_a_models_folder_is_an_extractor(folders, family, layers, streams, codes):
+    name = str(folders / family)
+    assert set(load_extractor(name, layers).spec.streams) == streams
+    plain, random, tokenizer = (load_extractor(name + control) for control in ("", "@random", "@tokenizer"))
+    assert set(tokenizer.spec.streams) == codes
+    names = [one.card.name for one in (random, tokenizer)]
+    assert names == [f"{plain.card.name}@random", f"{plain.card.name}@tokenizer"]
+    assert len({one.fingerprint() for one in (plain, random, tokenizer)}) == 3
+    with pytest.raises(ConfigError, match=r"layers"):
+        load_extractor(name, [99])
+
+
+def test_layers_are_for_a_folder_and_a_folder_is_a_model(tmp_path):
+    with pytest.raises(ConfigError, match="layers are those of a model's folder, and logmel is none"):
+        load_extractor("logmel", [1])
+    with pytest.raises(DataError, match="expected the files"):
+        load_extractor(str(tmp_path))
 
 
 def test_names_are_listed_without_loading_torch():

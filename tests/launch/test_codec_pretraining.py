@@ -1,9 +1,6 @@
 """Pre-training of a codec and its language model, whole: run, stop, kill, resume, refuse. One run serves all tests."""
 
-import csv
-import multiprocessing
-import os
-import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,38 +17,15 @@ from sonido_bench.foundation.codec.checkpoint import load_checkpoint
 from sonido_bench.foundation.codec.extractor import CodecExtractor
 from sonido_bench.foundation.codec.language_model_training import LanguageModelPhase
 from sonido_bench.foundation.codec.training import CodecStage
-from sonido_bench.launch.phase import load_weights, read_summary
-from sonido_bench.launch.pretraining import pretrain
+from sonido_bench.launch.phase import read_summary
 from sonido_bench.launch.pretraining_config import CodecPretrainingConfig, load_pretraining
+from tests.launch import pretraining_runs
+from tests.launch.pretraining_runs import assert_same, kill, pieces, rows
 
 CONFIG = Path(__file__).with_name("codec_pretraining.yaml")
 PHASES = ("codec", "language_model")
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with the music, and in ``whole`` a run without interruption."""
-    path = tmp_path_factory.mktemp("pretraining")
-    assert run(path, "whole")
-    return path
-
-
-def run(folder, name, config=CONFIG, **options):
-    return pretrain(config, folder / name, **({"workers": 1, "data": folder / "data"} | options))
-
-
-def rows(folder: Path):
-    with (folder / "curves.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def assert_same(one: Path, other: Path):
-    for phase in PHASES:
-        weights, others = load_weights(one / phase), load_weights(other / phase)
-        assert weights.keys() == others.keys()
-        assert all(torch.equal(weights[name], others[name]) for name in weights), phase
-        curves = [[{n: v for n, v in row.items() if "cost" not in n} for row in rows(p / phase)] for p in (one, other)]
-        assert curves[0] == curves[1]
+run = partial(pretraining_runs.run, config=CONFIG)
 
 
 def test_a_run_leaves_curves_a_figure_and_a_model_with_its_card(folder):
@@ -82,36 +56,17 @@ def test_the_language_model_reads_the_codes_of_the_stored_codec(folder):
 
 
 def test_pieces_give_what_a_run_at_a_stretch_gives(folder, capsys):
-    pieces = 0
-    while not run(folder, "pieces", minutes=0.0):  # a step, or a shard, at a time
-        pieces += 1
-        assert pieces < 30
-    assert pieces > 8
+    assert pieces(partial(run, folder, "pieces")) > 8
     assert "the same command resumes" in capsys.readouterr().err
-    assert_same(folder / "pieces", folder / "whole")
+    assert_same(folder / "pieces", folder / "whole", PHASES)
 
 
 @pytest.mark.parametrize(("stage", "step"), [(CodecStage, 4), (LanguageModelPhase, 3)])
 def test_kill_9_between_checkpoints_loses_only_what_came_after_the_last(folder, stage, step):
     name = f"killed in {stage.__name__}"
-    child = multiprocessing.get_context("fork").Process(target=run_and_die, args=(folder, name, stage, step))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    kill(partial(run, folder, name), stage, step)
     assert run(folder, name)
-    assert_same(folder / name, folder / "whole")
-
-
-def run_and_die(folder, name, stage, step):
-    train = stage.training_step
-
-    def die(self, batch, batch_idx):
-        if self.global_step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return train(self, batch, batch_idx)
-
-    stage.training_step = die
-    run(folder, name)
+    assert_same(folder / name, folder / "whole", PHASES)
 
 
 def test_a_folder_keeps_to_its_configuration(folder):

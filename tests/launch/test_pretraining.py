@@ -1,12 +1,9 @@
 """Pre-training, whole: run, stop, kill, resume, refuse. One run of seconds serves all tests of this file."""
 
-import csv
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +23,16 @@ from sonido_bench.foundation.configuration import plain
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint
 from sonido_bench.foundation.sonido.stage_one import StageOne
 from sonido_bench.launch.phase import DivergedError, load_weights, read_summary
-from sonido_bench.launch.pretraining import pretrain
 from sonido_bench.launch.pretraining_config import load_pretraining
 from sonido_bench.launch.sonido_pretraining import SonidoTokenizer
 from sonido_bench.launch.token_extraction import tokens_key
+from tests.launch import pretraining_runs
+from tests.launch.pretraining_runs import assert_same, kill, pieces, rows
 
 CONFIG = Path(__file__).with_name("pretraining.yaml")
 PHASES = ("stage_one", "stage_two/top", "stage_two/mid", "waveform_decoder")
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with the music, and in ``whole`` a run without interruption."""
-    path = tmp_path_factory.mktemp("pretraining")
-    assert run(path, "whole")
-    return path
+run = partial(pretraining_runs.run, config=CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +52,8 @@ def conditioned(folder, clap):
     config = changed(folder / "conditioned.yaml", ("model.priors", priors), ("tokens.clap", str(clap)))
     shutil.copytree(folder / "whole" / "stage_one", folder / "conditioned" / "stage_one")
     shutil.copytree(folder / "whole" / "waveform_decoder", folder / "conditioned" / "waveform_decoder")
-    assert run(folder, "conditioned", config)
+    assert run(folder, "conditioned", config=config)
     return config
-
-
-def run(folder, name, config=CONFIG, **options):
-    return pretrain(config, folder / name, **({"workers": 1, "data": folder / "data"} | options))
 
 
 def changed(path, *changes):
@@ -79,20 +67,6 @@ def changed(path, *changes):
         section[last] = value
     path.write_text(yaml.safe_dump(values))
     return path
-
-
-def assert_same(one: Path, other: Path):
-    for phase in PHASES:
-        weights, others = load_weights(one / phase), load_weights(other / phase)
-        assert weights.keys() == others.keys()
-        assert all(torch.equal(weights[name], others[name]) for name in weights), phase
-        curves = [[{n: v for n, v in row.items() if "cost" not in n} for row in rows(p / phase)] for p in (one, other)]
-        assert curves[0] == curves[1]
-
-
-def rows(folder: Path):
-    with (folder / "curves.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_curves_a_figure_and_a_model_with_its_card(folder):
@@ -121,36 +95,17 @@ def test_a_finished_run_is_left_alone(folder):
 
 
 def test_pieces_give_what_a_run_at_a_stretch_gives(folder, capsys):
-    pieces = 0
-    while not run(folder, "pieces", minutes=0.0):  # a step, or a shard, at a time
-        pieces += 1
-        assert pieces < 30
-    assert pieces > 10
+    assert pieces(partial(run, folder, "pieces")) > 10
     assert "the same command resumes" in capsys.readouterr().err
-    assert_same(folder / "pieces", folder / "whole")
+    assert_same(folder / "pieces", folder / "whole", PHASES)
 
 
 def test_kill_9_between_checkpoints_loses_only_what_came_after_the_last(folder):
-    child = multiprocessing.get_context("fork").Process(target=run_and_die, args=(folder, "killed", 4))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    kill(partial(run, folder, "killed"), StageOne, 4)
     assert [row["step"] for row in rows(folder / "killed" / "stage_one")] == ["3"]
     assert read_summary(folder / "killed" / "stage_one") is None
     assert run(folder, "killed")
-    assert_same(folder / "killed", folder / "whole")
-
-
-def run_and_die(folder, name, step):
-    train = StageOne.training_step
-
-    def die(self, batch, batch_idx):
-        if self.global_step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return train(self, batch, batch_idx)
-
-    StageOne.training_step = die
-    run(folder, name)
+    assert_same(folder / "killed", folder / "whole", PHASES)
 
 
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(folder, monkeypatch):
@@ -183,17 +138,17 @@ def test_weights_that_are_not_finite_never_replace_good_ones(folder, monkeypatch
 def test_a_folder_keeps_to_its_configuration(folder, tmp_path):
     other = changed(tmp_path / "other.yaml", ("stage_one.learning_rate", 0.5))
     with pytest.raises(ConfigError, match=r"trained with training\.learning_rate 0\.001, the configuration says 0\.5"):
-        run(folder, "whole", other)
+        run(folder, "whole", config=other)
 
 
 def test_stage_two_can_be_trained_anew_on_the_same_tokens(folder, tmp_path):
     shutil.copytree(folder / "whole", folder / "anew")
     other = changed(tmp_path / "other.yaml", ("stage_two.top.learning_rate", 0.002))
     with pytest.raises(ConfigError, match="delete this one to train it anew"):
-        run(folder, "anew", other)
+        run(folder, "anew", config=other)
     shutil.rmtree(folder / "anew" / "stage_two" / "top")
     before = {path: path.stat().st_mtime_ns for path in (folder / "anew" / "tokens").rglob("*")}
-    assert run(folder, "anew", other)
+    assert run(folder, "anew", config=other)
     assert {path: path.stat().st_mtime_ns for path in (folder / "anew" / "tokens").rglob("*")} == before
     weights = [load_weights(folder / name / "stage_two/top")["head.weight"] for name in ("anew", "whole")]
     assert not torch.equal(*weights)
@@ -260,12 +215,8 @@ def test_a_transformer_with_condition_learns_it_and_resumes_exactly(folder, cond
     assert "condition_start.weight" not in load_weights(folder / "conditioned" / "stage_two/mid")
     shutil.copytree(folder / "conditioned", folder / "conditioned_pieces")
     shutil.rmtree(folder / "conditioned_pieces" / "stage_two" / "top")
-    pieces = 0
-    while not run(folder, "conditioned_pieces", conditioned, minutes=0.0):
-        pieces += 1
-        assert pieces < 10
-    assert pieces >= 3
-    assert_same(folder / "conditioned_pieces", folder / "conditioned")
+    assert 3 <= pieces(partial(run, folder, "conditioned_pieces", config=conditioned)) < 10
+    assert_same(folder / "conditioned_pieces", folder / "conditioned", PHASES)
 
 
 def test_another_clap_model_gives_other_tokens_and_a_copy_of_it_the_same(folder, clap, conditioned, tmp_path):
@@ -297,7 +248,7 @@ def test_a_clap_model_that_does_not_fit_is_refused_before_stage_one(folder, cond
     config = tmp_path / "wrong.yaml"
     config.write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=message) as error:
-        run(tmp_path, "refused", config)
+        run(tmp_path, "refused", config=config)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "refused" / "stage_one").exists()
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sonido_bench.foundation.checkpoint import CheckpointFormat, load_model, model_section
+from sonido_bench.foundation.checkpoint import CheckpointFormat, load_model
 from sonido_bench.foundation.codec.music_codec import MusicCodec, MusicCodecConfig, parse_config
 
-__all__ = ["holds_codec", "load_checkpoint"]
+__all__ = ["load_checkpoint"]
 
 
 def load_checkpoint(folder: Path) -> MusicCodec:
@@ -15,15 +15,6 @@ def load_checkpoint(folder: Path) -> MusicCodec:
         DataError: If the folder is not a checkpoint of a codec with its language model, whole and unchanged.
     """
     return load_model(folder, _FORMAT)
-
-
-def holds_codec(folder: Path) -> bool:
-    """Return whether a checkpoint says that it is of this family of models; it is not checked any further.
-
-    Raises:
-        DataError: If the folder is no checkpoint, or not whole and unchanged.
-    """
-    return "codec" in model_section(folder)
 
 
 def _blocks(config: MusicCodecConfig) -> int:

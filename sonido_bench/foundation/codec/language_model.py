@@ -93,6 +93,12 @@ class CodeCrossEntropy(NamedTuple):
     per_codebook: Tensor
     bits_per_frame: Tensor
 
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        """To be logged, by name."""
+        by_codebook = {f"nats_codebook_{index}": nats for index, nats in enumerate(self.per_codebook, start=1)}
+        return {"bits_per_frame": self.bits_per_frame, **by_codebook}
+
 
 class LanguageModel(nn.Module):
     """Models codes step by step, those of a step independently of each other given the steps before.
@@ -150,11 +156,18 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: If shapes or codes do not fit the configuration.
         """
+        states = self.states(codes, condition, generator)
+        return self.logits(states[:, self.pattern.places(codes.shape[1]).to(codes.device)])
+
+    def states(
+        self, codes: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return what each step is predicted from, ``(batch, steps, width)``; arguments and errors as ``forward``."""
         self.check_codes(codes, 1)
         prefix = self.prefix(condition, len(codes), self._kept(len(codes), generator))
         shifted = self.shifted(codes)[:, :-1]
-        hidden = self.transformer(torch.cat([prefix, self.embed(shifted)], dim=1))[:, prefix.shape[1] :]
-        return self.logits(hidden[:, self.pattern.places(codes.shape[1]).to(codes.device)])
+        states: Tensor = self.transformer(torch.cat([prefix, self.embed(shifted)], dim=1))[:, prefix.shape[1] :]
+        return states
 
     def cross_entropy(
         self, codes: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None

@@ -9,15 +9,15 @@ from sonido_bench.errors import ConfigError
 
 __all__ = ["MultiScaleMelLoss"]
 
-_WINDOWS = (64, 128, 256, 512, 1024)
 _FLOOR = 1e-5  # of the mel power before the logarithm
 
 
 class MultiScaleMelLoss(nn.Module):
     """Mean absolute difference of mel power plus mean squared difference of its decadic logarithm.
 
-    As in audiocraft's ``specloss.py`` with the settings of MusicGen's tokenizer: windows of 64 to 1,024 samples that
-    overlap by three quarters, power divided by the window's energy, and the mean over scales and over the two terms.
+    As in audiocraft's ``specloss.py``, by default with the settings of MusicGen's tokenizer: windows of 64 to 1,024
+    samples that overlap by three quarters, power divided by the window's energy, and the mean over scales and over the
+    two terms.
 
     A short window has fewer frequencies than 64 bands would need, and a band without one is the same for all audio and
     waters the mean down. So each scale has the largest number of bands, up to ``num_mels``, of which none is empty.
@@ -26,15 +26,23 @@ class MultiScaleMelLoss(nn.Module):
         sample_rate: In Hz.
         num_mels: Bands of a scale, at most.
         f_min: Lowest edge in Hz.
+        windows: In samples, from the shortest on.
 
     Attributes:
-        bands: Of each scale, from the shortest window on.
+        bands: Of each scale, in the windows' order.
     """
 
-    def __init__(self, sample_rate: int, num_mels: int = 64, f_min: float = 64.0) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        num_mels: int = 64,
+        f_min: float = 64.0,
+        windows: tuple[int, ...] = (64, 128, 256, 512, 1024),
+    ) -> None:
         super().__init__()
+        self.windows = windows
         self.bands: list[int] = []
-        for n_fft in _WINDOWS:
+        for n_fft in windows:
             filters = _filters(sample_rate, n_fft, num_mels, f_min)
             self.bands.append(filters.shape[1])
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
@@ -50,7 +58,7 @@ class MultiScaleMelLoss(nn.Module):
             ``(batch, 1 + samples // hop, bands)`` float32 each, whatever autocast says.
         """
         with torch.autocast(audio.device.type, enabled=False):
-            return [self._mel(audio.float(), n_fft) for n_fft in _WINDOWS]
+            return [self._mel(audio.float(), n_fft) for n_fft in self.windows]
 
     def forward(self, reference: Tensor, estimate: Tensor) -> Tensor:
         """Return the loss, a scalar.

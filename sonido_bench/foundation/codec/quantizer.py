@@ -10,9 +10,8 @@ from sonido_bench.foundation.codebook import (
     EMACodebook,
     kmeans,
     nearest,
-    perplexity,
     sum_over_processes,
-    token_shares,
+    token_metrics,
 )
 from sonido_bench.foundation.codec.config import QuantizerConfig
 
@@ -212,14 +211,8 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def metrics(self, codes: Tensor) -> dict[str, Tensor]:
-        """Return health figures of ``(batch, frames, codebooks)`` codes.
-
-        ``perplexity`` and ``used`` (share of codes) are averages over the codebooks; ``perplexity_min`` is the worst.
-        """
-        shares = token_shares(codes.flatten(0, 1), self.codebook_size)
-        perplexities = perplexity(shares)
-        used = (shares > 0).float().mean()
-        return {"perplexity": perplexities.mean(), "perplexity_min": perplexities.min(), "used": used}
+        """Return health figures of ``(batch, frames, codebooks)`` codes, see ``token_metrics``."""
+        return token_metrics(codes.flatten(0, 1), self.codebook_size)
 
     def _stages(self) -> list[ResidualCodebook]:
         return [layer for layer in self.layers if isinstance(layer, ResidualCodebook)]

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.audio_phase import AudioTraining
 from sonido_bench.foundation.codec.balancer import Balancer
 from sonido_bench.foundation.codec.discriminator import (
     MultiScaleSTFTDiscriminator,
@@ -20,24 +20,25 @@ from sonido_bench.foundation.codec.independence import Estimator
 from sonido_bench.foundation.codec.loss import MultiScaleMelLoss
 from sonido_bench.foundation.codec.model import Codec, CodecOutput
 from sonido_bench.foundation.codec.streams import StreamVariant
-from sonido_bench.foundation.phase import CLIP_NORM, Phase, PhaseConfig
+from sonido_bench.foundation.phase import CLIP_NORM, Phase
 from sonido_bench.foundation.sonido.objective import si_snr
 
 __all__ = ["AdversaryConfig", "CodecStage", "CodecTraining", "IndependenceConfig"]
 
 
 @dataclass(frozen=True)
-class CodecTraining(PhaseConfig):
+class CodecTraining(AudioTraining):
     """How the codec is trained; weights and Adam's betas are those of MusicGen's tokenizer.
 
     Attributes:
         learning_rate: At its highest.
         weight_decay: None: it would only change the scale of normalised weights.
         segment_seconds: Length of an item, rounded to whole frames.
-        crops: Segments of a recording that is read; divides ``batch_size``.
         betas: Of Adam.
         l1_weight: Of the mean absolute difference of samples, as a share in the balancer.
         mel_weight: Of the multi-scale mel loss, likewise.
+        mel_windows: Of that loss, in samples; only long ones tell the pitch of low notes.
+        num_mels: Bands of its scales, at most.
         adversarial_weight: Of the adversarial loss, likewise.
         feature_weight: Of the discriminator's features, likewise.
         adversary_start: Step from which the codec has those two losses; the discriminator learns from the first on.
@@ -47,27 +48,27 @@ class CodecTraining(PhaseConfig):
     learning_rate: float = 3e-4
     weight_decay: float = 0.0
     segment_seconds: float = 1.0
-    crops: int = 2
     betas: tuple[float, float] = (0.5, 0.9)
     l1_weight: float = 0.1
     mel_weight: float = 2.0
+    mel_windows: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    num_mels: int = 64
     adversarial_weight: float = 4.0
     feature_weight: float = 4.0
     adversary_start: int = 0
     commitment_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse segments of no length, and negative weights."""
+        """Refuse negative steps and weights."""
         super().__post_init__()
-        if self.segment_seconds <= 0 or self.crops < 1 or self.adversary_start < 0:
-            raise ConfigError("codec: segment_seconds and crops must be above 0, adversary_start not below")
+        if self.adversary_start < 0:
+            raise ConfigError(f"codec: adversary_start must not be below 0, got {self.adversary_start}")
         weights = (self.l1_weight, self.mel_weight, self.adversarial_weight, self.feature_weight)
         if min(*weights, self.commitment_weight) < 0 or self.l1_weight + self.mel_weight == 0:
             raise ConfigError("codec: weights must not be negative, and one of l1 and mel must be positive")
-
-    def samples(self, sample_rate: int, hop_length: int) -> int:
-        """Return the length of an item in samples."""
-        return max(1, round(self.segment_seconds * sample_rate / hop_length)) * hop_length
+        if min(self.mel_windows, default=0) < 8 or self.num_mels < 1:
+            raise ConfigError(f"codec: expected mel_windows of 8 samples or more and num_mels of 1 or more, "
+                              f"got {self.mel_windows} and {self.num_mels}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class CodecStage(Phase):
         stream: StreamVariant = "post",
     ) -> None:
         super().__init__(model, config, seed)
+        self.betas = config.betas
         if min(independence_weight, independence_start, independence_ramp) < 0:
             raise ConfigError("codec: independence_weight, independence_start and independence_ramp must not be < 0")
         self.discriminator = discriminator
@@ -163,7 +165,7 @@ class CodecStage(Phase):
         if discriminator is not None:
             weights |= {"adversarial": config.adversarial_weight, "feature": config.feature_weight}
         self.balancer = Balancer(weights)
-        self.mel_loss = MultiScaleMelLoss(model.sample_rate)
+        self.mel_loss = MultiScaleMelLoss(model.sample_rate, config.num_mels, windows=config.mel_windows)
         self.train()  # Lightning keeps the modes it finds, and codes of a loaded codec, in inference, would not learn
 
     def independence_factor(self, step: int) -> float:
@@ -197,12 +199,6 @@ class CodecStage(Phase):
         loss = loss + self.config.commitment_weight * output.quantized.commitment.mean()
         metrics = {"loss": loss, "si_snr": si_snr(batch, output.audio), **losses}
         self._log("val", {**metrics, **self._health(output)}, len(batch))
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return Adam with the codec's betas, and the schedule of all phases."""
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.config.learning_rate, betas=self.config.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
         self,

@@ -13,20 +13,18 @@ class ResidualBlock(nn.Module):
 
     Args:
         width: Channels.
-        dilation: Of the first convolution, and its reach in frames.
-        scale: Of what the block adds.
+        dilation: Of the first convolution, and the block's reach in frames.
     """
 
-    def __init__(self, width: int, dilation: int, scale: float = 1.0) -> None:
+    def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
-        self.reach, self.scale = dilation, scale
         self.dilated = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
         self.pointwise = nn.Conv1d(width, width, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map ``(batch, width, frames)`` to the same shape."""
         added: Tensor = self.pointwise(F.relu(self.dilated(F.relu(hidden))))
-        return hidden + self.scale * added
+        return hidden + added
 
 
 class Resnet1D(nn.Module):
@@ -38,21 +36,18 @@ class Resnet1D(nn.Module):
         growth: Of the dilation from block to block.
         cycle: Blocks after which the dilation starts again at 1; ``None``: never.
         reverse: Whether the largest dilation comes first, as in decoders.
-        scale: Of what each block adds.
 
     Attributes:
         reach: Frames before and after that an output frame sees.
     """
 
-    def __init__(
-        self, width: int, depth: int, growth: int, cycle: int | None = None, reverse: bool = False, scale: float = 1.0
-    ) -> None:
+    def __init__(self, width: int, depth: int, growth: int, cycle: int | None = None, reverse: bool = False) -> None:
         super().__init__()
         dilations = [growth ** (index if cycle is None else index % cycle) for index in range(depth)]
         if reverse:
             dilations.reverse()
         self.reach = sum(dilations)
-        self.blocks = nn.ModuleList(ResidualBlock(width, dilation, scale) for dilation in dilations)
+        self.blocks = nn.ModuleList(ResidualBlock(width, dilation) for dilation in dilations)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map ``(batch, width, frames)`` to the same shape."""
@@ -138,7 +133,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """One level's share of a decoder, the mirror image of ``EncoderBlock``; the priors' upsamplers have it too.
+    """One level's share of a decoder, the mirror image of ``EncoderBlock``.
 
     Args:
         channels_in: Channels before.
@@ -150,7 +145,6 @@ class DecoderBlock(nn.Module):
         growth: Of their dilation.
         cycle: Of their dilation; ``None``: it grows throughout.
         reverse: Whether the largest dilation comes first.
-        scale: Of what each residual block adds.
     """
 
     def __init__(
@@ -164,13 +158,12 @@ class DecoderBlock(nn.Module):
         growth: int,
         cycle: int | None = None,
         reverse: bool = True,
-        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.project = nn.Conv1d(channels_in, width, 3, padding=1)
         self.up = nn.ModuleList()
         for index in range(ups):
-            resnet = Resnet1D(width, depth, growth, cycle, reverse, scale)
+            resnet = Resnet1D(width, depth, growth, cycle, reverse)
             self.up.append(_Up(width, channels_out if index == ups - 1 else width, stride, resnet))
 
     def forward(self, hidden: Tensor) -> Tensor:

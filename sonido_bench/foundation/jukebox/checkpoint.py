@@ -23,6 +23,7 @@ from sonido_bench.foundation.jukebox.keys import (
     prior_weights,
     vqvae_weights,
 )
+from sonido_bench.foundation.jukebox.precision import check_dtype, lowered
 from sonido_bench.foundation.jukebox.presets import PRIORS, prior_preset
 from sonido_bench.foundation.jukebox.prior import Prior
 from sonido_bench.foundation.jukebox.prior_config import PriorConfig
@@ -82,7 +83,7 @@ def load_vqvae(source: str | Path, config: VQVAEConfig = PUBLISHED) -> VQVAE:
     files = WeightFiles(path)
     weights = vqvae_weights(config, files.layout)
     state = _read(path, "vqvae", files, weights, weights, "vqvae." if files.layout == "hugging_face" else "")
-    state = _cast(path, state, torch.float32)
+    state = {name: tensor.float() for name, tensor in state.items()}
     for level in range(config.levels):
         codes = state[f"codebooks.{level}.codes"]
         state[f"codebooks.{level}.sums"] = codes.clone()
@@ -114,7 +115,7 @@ def load_prior(
             cache. Weights that are stored in ``dtype`` may stay mapped to the file: leave it as it is.
         depth: Blocks that are wanted, from the bottom: the deepest layer of ``hidden`` that is used. Such a model's
             logits say nothing. ``None``: all.
-        dtype: Of all weights: float32, float16 or bfloat16.
+        dtype: float32, or float16 or bfloat16 for nearly all weights; see ``precision.py``.
         cache: A folder for cached weights, keyed by the source's SHA-256, the prior and ``depth``; ``None``: no cache.
             What is damaged there is made again.
 
@@ -129,31 +130,34 @@ def load_prior(
     depth = config.depth if depth is None else depth
     if not 1 <= depth <= config.depth:
         raise ConfigError(f"prior {config.name} has {config.depth} blocks, depth {depth} is not 1 to {config.depth}")
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ConfigError(f"expected dtype float32, float16 or bfloat16, got {dtype}")
+    check_dtype(dtype)
     path = _existing(Path(source), config.name)
     if is_cached(path):
-        state = _from_cache(path, read_cached(path), config, depth)
+        state = _from_cache(path, read_cached(path), config, depth, dtype)
     elif cache is None:
-        state = _convert(path, config, depth)
+        state = _convert(path, config, depth, dtype)
     else:
-        state = _through_cache(path, config, depth, WeightCache(Path(cache)))
+        state = _through_cache(path, config, depth, dtype, WeightCache(Path(cache)))
     with torch.device("meta"):
         model = Prior(replace(config, depth=depth))
-    model.load_state_dict(_cast(path, state, dtype), assign=True)
+    model.load_state_dict(state, assign=True)
     return model.eval()
 
 
-def _through_cache(path: Path, config: PriorConfig, depth: int, cache: WeightCache) -> dict[str, Tensor]:
-    """Read cached weights, after they were made if need be."""
+def _through_cache(
+    path: Path, config: PriorConfig, depth: int, dtype: torch.dtype, cache: WeightCache
+) -> dict[str, Tensor]:
+    """Read cached weights, after they were made if need be; what is cached has the precision of the source."""
     digest = source_sha256(path)
     record = cache.find(config.name, depth, digest)
     if record is None:
         record = cache.write(config.name, depth, digest, _convert(path, config, depth))
-    return _from_cache(cache.folder(config.name, depth, digest), record, config, depth)
+    return _from_cache(cache.folder(config.name, depth, digest), record, config, depth, dtype)
 
 
-def _from_cache(folder: Path, record: CachedWeights, config: PriorConfig, depth: int) -> dict[str, Tensor]:
+def _from_cache(
+    folder: Path, record: CachedWeights, config: PriorConfig, depth: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
     if record.prior != config.name or not depth <= record.depth <= config.depth:
         raise DataError(
             f"{folder}: expected {depth} blocks of prior {config.name}, found {record.depth} of {record.prior}; "
@@ -165,11 +169,11 @@ def _from_cache(folder: Path, record: CachedWeights, config: PriorConfig, depth:
         raise DataError(f"{file}: names and shapes are not those of prior {config.name}; delete {folder}")
     wanted = {weight.ours for weight in first_blocks(cached, depth)}
     with safe_open(file, framework="pt") as tensors:
-        return {name: tensors.get_tensor(name) for name in wanted}
+        return {name: _lowered(file, name, tensors.get_tensor(name), dtype) for name in wanted}
 
 
-def _convert(path: Path, config: PriorConfig, depth: int) -> dict[str, Tensor]:
-    """Read the first blocks from somebody else's file: our names, as stored there otherwise."""
+def _convert(path: Path, config: PriorConfig, depth: int, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Read the first blocks from somebody else's file: our names, and a precision, or as stored there."""
     official = re.search(r"prior_level_(\d)", path.name)
     level = _OFFICIAL_LEVELS.get(config.hop_length)
     if official and level is not None and int(official[1]) != level:  # both upsamplers have the same shapes
@@ -180,11 +184,17 @@ def _convert(path: Path, config: PriorConfig, depth: int) -> dict[str, Tensor]:
     files = WeightFiles(path)
     weights = prior_weights(config, files.layout)
     prefix = hugging_face_prefix(config) if files.layout == "hugging_face" else ""
-    return _read(path, config.name, files, weights, first_blocks(weights, depth), prefix)
+    return _read(path, config.name, files, weights, first_blocks(weights, depth), prefix, dtype)
 
 
 def _read(
-    path: Path, name: str, files: WeightFiles, weights: Sequence[Weight], wanted: Sequence[Weight], prefix: str
+    path: Path,
+    name: str,
+    files: WeightFiles,
+    weights: Sequence[Weight],
+    wanted: Sequence[Weight],
+    prefix: str,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """Hold a file to what a model needs, and read some of it: finite numbers, by our names.
 
@@ -195,6 +205,7 @@ def _read(
         weights: What should be there.
         wanted: What is read of it.
         prefix: Of their names.
+        dtype: Of a prior, which every tensor is given as it is read; ``None``: as stored.
     """
     found = files.shapes(prefix)
     if prefix:  # other models' weights may be there too, but nothing else
@@ -209,23 +220,25 @@ def _read(
             raise DataError(f"{path}: tensor {prefix + key} holds NaN, infinity or no real numbers; {_where(name)}")
         return tensor
 
-    state = from_theirs(wanted, take)
+    state: dict[str, Tensor] = {}
     for weight in wanted:
-        if weight.copy and weight.theirs in found and not torch.equal(take(weight.theirs), state[weight.ours]):
+        for ours, tensor in from_theirs([weight], take).items():
+            state[ours] = tensor if dtype is None else _lowered(path, ours, tensor, dtype)
+    for weight in wanted:
+        if not weight.copy or weight.theirs not in found:
+            continue
+        if not torch.equal(take(weight.theirs).to(state[weight.ours].dtype), state[weight.ours]):
             raise DataError(
                 f"{path}: {prefix + weight.theirs} is not the input embedding, as it is in {name}; {_where(name)}"
             )
     return state
 
 
-def _cast(path: Path, state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Give tensors another type, one after another: the old ones are let go on the way."""
-    result = {}
-    for name in list(state):
-        result[name] = state.pop(name).to(dtype)
-        if dtype == torch.float16 and not torch.isfinite(result[name]).all():
-            raise DataError(f"{path}: {name} is beyond the range of float16; ask for bfloat16 or float32")
-    return result
+def _lowered(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    try:
+        return lowered(name, tensor, dtype)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _existing(path: Path, name: str) -> Path:

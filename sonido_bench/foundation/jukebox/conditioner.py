@@ -97,8 +97,9 @@ class UpsamplerConditioner(nn.Module):
 
     def forward(self, above: Tensor) -> Tensor:
         """Return ``(batch, codes * ratio, width)`` from the codes above, int64 ``(batch, codes)``."""
-        hidden = self.conv_in(self.embedding(above).transpose(1, 2))
-        normalised: Tensor = self.norm(self.stages(hidden).transpose(1, 2))
+        embedded = self.embedding(above).to(self.conv_in.weight.dtype)  # the convolutions may be in lower precision
+        hidden = self.stages(self.conv_in(embedded.transpose(1, 2)))
+        normalised: Tensor = self.norm(hidden.transpose(1, 2).to(self.norm.weight.dtype))
         return normalised
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,16 @@ from sonido_bench.features.spec import ExtractorCard, FeatureSpec, StreamSpec
 from sonido_bench.features.windows import Window, kept_from_the_earlier, split
 from sonido_bench.foundation.jukebox.labels import SongLabels, label_vector
 from sonido_bench.foundation.jukebox.long_audio import encode_long
+from sonido_bench.foundation.jukebox.precision import DType, in_precision, torch_dtype
 from sonido_bench.foundation.jukebox.prior import Prior
 from sonido_bench.foundation.jukebox.vqvae import VQVAE
 
-__all__ = ["DType", "JukeboxExtractor", "JukeboxFeatures", "Source"]
+__all__ = ["JukeboxExtractor", "JukeboxFeatures", "Source"]
 
-DType = Literal["float32", "bfloat16", "float16"]
 Source = Literal["prior", "tokens"]
 
 _SONG_SECONDS = 62.0  # jukemir's: the prior knows no song of less than a minute
+_PRESET, _LAYERS = "5b", (36,)  # jukemir's
 _OVERLAP = 0.25  # of the context: what a frame has before it at least, but for those at the start
 _CARD = ExtractorCard(
     name="jukebox",
@@ -56,7 +57,8 @@ class JukeboxFeatures(Extractor):
         layers: Blocks whose output is given, from 1; 0 is the input of the first.
         pool: So many frames are averaged, window by window, so that what is held does not grow with their number: 8192
             frames of 4800 channels are 157 MB a layer.
-        dtype: Of the prior's weights and activations. In ``bfloat16`` it takes half the memory.
+        dtype: Of nearly all of the prior's weights, see ``precision.py``: in ``bfloat16`` it takes half the memory.
+            Features are in float32.
         normalise: Divide by the peak.
         song_seconds: What the prior is told of the song's length.
 
@@ -83,7 +85,8 @@ class JukeboxFeatures(Extractor):
         self.level = vqvae.levels - 1
         self.vqvae = _top_alone(vqvae)
         self.layers = () if prior is None else _layers(prior, layers)
-        self.prior = None if prior is None else _shortened(prior, max(self.layers)).to(_torch_dtype(dtype))
+        precision = torch_dtype(dtype)
+        self.prior = None if prior is None else in_precision(_shortened(prior, max(self.layers)), precision)
         if prior is not None:
             _check_parts(vqvae, prior, pool)
             song = SongLabels.unknown(song_seconds, prior.config.sample_rate, prior.config.hop_length)
@@ -146,66 +149,116 @@ class JukeboxFeatures(Extractor):
 
 
 class JukeboxExtractor(JukeboxFeatures):
-    """Jukebox's features from its published weights, which the user has fetched; see ``JukeboxFeatures``.
+    """Jukebox's features from a folder or file: published weights, or a model of one's own; see ``JukeboxFeatures``.
 
-    The weights are under OpenAI's Noncommercial Use License.
+    The published weights, which the user has fetched, are under OpenAI's Noncommercial Use License.
 
     Args:
-        checkpoint: Where the prior's lie; see ``load_prior`` of ``foundation/jukebox/checkpoint.py``.
-        preset: Which top prior: ``5b`` (jukemir's), ``5b_lyrics`` or ``1b_lyrics``; lyrics are unknown.
-        layers: As ``JukeboxFeatures`` has it; nothing behind the deepest is loaded.
-        pool: Likewise, as all that follow.
+        checkpoint: A folder as pre-training writes it; or one of published weights (see ``published_files`` of
+            ``foundation/jukebox/folder.py``), or what ``load_prior`` of ``foundation/jukebox/checkpoint.py`` reads.
+        preset: Of published weights, which top prior: ``5b`` (jukemir's), ``5b_lyrics`` or ``1b_lyrics``; lyrics are
+            unknown. ``None``: what a folder tells, else ``5b``.
+        layers: As ``JukeboxFeatures`` has it; of published weights, nothing behind the deepest is loaded. ``None``:
+            the model's own default, or 36.
+        pool: Likewise, as the two that follow.
         dtype: As above.
         normalise: As above.
-        song_seconds: As above.
+        song_seconds: As above; ``None``: the model's own default, or 62.
         source: ``prior``, or ``tokens``: the embeddings of the codes, without the prior, which is then not loaded.
-        vqvae: Where the VQ-VAE's weights lie; ``None``: with the prior's, as in Hugging Face's folders.
+        vqvae: Where the VQ-VAE's weights lie; ``None``: with the prior's.
         cache: Folder in which the needed part of the prior is kept in a form that is read faster; ``None``: none.
 
     Raises:
-        ConfigError: If the preset is no top prior, or has no such layer.
+        ConfigError: If the preset is no top prior, there is no such layer, or an option is not for such a folder.
         DataError: If the weights are missing or broken.
     """
 
     def __init__(
         self,
         checkpoint: Path,
-        preset: str = "5b",
-        layers: Sequence[int] = (36,),
+        preset: str | None = None,
+        layers: Sequence[int] | None = None,
         pool: int = 1,
         dtype: DType = "float32",
         normalise: bool = True,
-        song_seconds: float = _SONG_SECONDS,
+        song_seconds: float | None = None,
         source: Source = "prior",
         vqvae: Path | None = None,
         cache: Path | None = None,
     ) -> None:
-        from sonido_bench.foundation.jukebox.checkpoint import load_prior, load_vqvae
-        from sonido_bench.foundation.jukebox.presets import prior_preset
-
         if source not in get_args(Source):
             raise ConfigError(f"unknown source {source!r}; use one of: {', '.join(get_args(Source))}")
-        prior = None
-        if source == "prior":
-            if prior_preset(preset).upsampler is not None:
-                raise ConfigError(f"{preset} is an upsampler; features come from a top prior: 5b, 5b_lyrics, 1b_lyrics")
-            if not layers or not all(0 <= layer <= prior_preset(preset).depth for layer in layers):
-                raise ConfigError(
-                    f"Jukebox prior {preset}: expected layers from 0 to {prior_preset(preset).depth}, "
-                    f"got {list(layers)}"
-                )
-            prior = load_prior(preset, checkpoint, max(*layers, 1), _torch_dtype(dtype), cache)
-        super().__init__(load_vqvae(vqvae or checkpoint), prior, layers, pool, dtype, normalise, song_seconds)
+        if (checkpoint / "config.yaml").is_file():
+            if preset is not None or vqvae is not None or cache is not None:
+                raise ConfigError(f"{checkpoint} is no published Jukebox: leave out preset, vqvae and cache")
+            model = _own(checkpoint, layers, song_seconds, source, dtype)
+        else:
+            model = _published(checkpoint, preset, layers, song_seconds, source, dtype, vqvae, cache)
+        super().__init__(model.vqvae, model.prior, model.layers, pool, dtype, normalise, model.song_seconds)
+        self._resolved = {"preset": model.preset, "layers": list(model.layers), "song_seconds": model.song_seconds}
+        self.card = model.card
         if source == "tokens":
-            description = "Code embeddings of Jukebox's top level without its prior, a control."
-            self.card = replace(self.card, name=f"jukebox-{preset}@tokenizer", description=description)
+            description = f"Code embeddings of {model.card.name}'s top level without its prior, a control."
+            self.card = replace(self.card, name=f"{model.card.name}@tokenizer", description=description)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Constructor arguments, with what stands for those that were left out."""
+        return super().configuration | self._resolved
 
 
-def _torch_dtype(name: DType) -> torch.dtype:
-    if name not in get_args(DType):
-        raise ConfigError(f"unknown dtype {name!r}; use one of: {', '.join(get_args(DType))}")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+class _Model(NamedTuple):
+    """What features are made with."""
+
+    vqvae: VQVAE
+    prior: Prior | None
+    preset: str | None
+    layers: tuple[int, ...]
+    song_seconds: float
+    card: ExtractorCard
+
+
+def _own(
+    folder: Path, layers: Sequence[int] | None, song_seconds: float | None, source: Source, dtype: DType
+) -> _Model:
+    from sonido_bench.foundation.checkpoint import load_card
+    from sonido_bench.foundation.jukebox.folder import jukebox_vqvae, load_configuration, load_top_prior
+
+    config, card = load_configuration(folder), load_card(folder)
+    prior = load_top_prior(folder, config, torch_dtype(dtype)) if source == "prior" else None
+    return _Model(
+        jukebox_vqvae(folder),
+        prior,
+        None,
+        tuple(config.features.layers if layers is None else layers),
+        config.features.song_seconds if song_seconds is None else song_seconds,
+        ExtractorCard(card.name, card.description, "Apache-2.0", card.licence, card.citation),
+    )
+
+
+def _published(
+    checkpoint: Path, preset: str | None, layers: Sequence[int] | None, song_seconds: float | None,
+    source: Source, dtype: DType, vqvae: Path | None, cache: Path | None,
+) -> _Model:  # fmt: skip
+    from sonido_bench.foundation.jukebox.checkpoint import load_prior, load_vqvae
+    from sonido_bench.foundation.jukebox.folder import is_published, published_files
+    from sonido_bench.foundation.jukebox.presets import prior_preset
+
+    top, autoencoder = checkpoint, vqvae or checkpoint
+    if checkpoint.is_dir() and is_published(checkpoint):
+        files = published_files(checkpoint, preset)
+        preset, top, autoencoder = files.preset, files.top, vqvae or files.vqvae
+    preset, wanted, prior = preset or _PRESET, tuple(_LAYERS if layers is None else layers), None
+    if source == "prior":
+        config = prior_preset(preset)
+        if config.upsampler is not None:
+            raise ConfigError(f"{preset} is an upsampler; features come from a top prior: 5b, 5b_lyrics, 1b_lyrics")
+        if not wanted or not all(0 <= layer <= config.depth for layer in wanted):
+            raise ConfigError(f"Jukebox prior {preset}: expected layers from 0 to {config.depth}, got {list(wanted)}")
+        prior = load_prior(preset, top, max(*wanted, 1), torch_dtype(dtype), cache)
+    card = replace(_CARD, name=f"jukebox-{preset}")
+    seconds = _SONG_SECONDS if song_seconds is None else song_seconds
+    return _Model(load_vqvae(autoencoder), prior, preset, wanted, seconds, card)
 
 
 def _layers(prior: Prior, layers: Sequence[int]) -> tuple[int, ...]:

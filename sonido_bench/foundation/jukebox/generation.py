@@ -23,6 +23,7 @@ from sonido_bench.foundation.jukebox.long_audio import decode_long, encode_long
 from sonido_bench.foundation.jukebox.parts import JukeboxParts, PriorSource
 from sonido_bench.foundation.jukebox.prior import Prior
 from sonido_bench.foundation.jukebox.prior_config import PriorConfig
+from sonido_bench.foundation.transformer.few_rows import lay_out
 from sonido_bench.foundation.transformer.sampling import SamplingConfig
 
 __all__ = ["JukeboxGeneration", "generate", "window_starts"]
@@ -164,6 +165,7 @@ class _Level:
         if done.shape[1] >= self.total:
             return
         prior = self.source.load().to(device).eval()
+        lay_out(prior.music.transformer)
         for start, labels in self.labels.items():
             end = min(start + prior.config.context, self.total)
             if end > done.shape[1]:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sonido_bench.errors import DataError
+from sonido_bench.errors import ConfigError, DataError
 from sonido_bench.foundation.jukebox.prior_config import PriorConfig
 
 __all__ = ["LabelIds", "SongLabels", "check_timing", "label_vector", "lyric_ids", "lyric_window"]
@@ -62,6 +62,21 @@ class LabelIds:
             DataError: If a file is missing or of another form.
         """
         return cls(version, _read_ids(Path(artists), version), _read_ids(Path(genres), version))
+
+    @classmethod
+    def find(cls, folder: Path, version: Version) -> "LabelIds":
+        """Read the id files of a folder, under the names that they have with OpenAI's code or Hugging Face's model.
+
+        Raises:
+            ConfigError: If they are not there.
+            DataError: If one is of another form.
+        """
+        pairs = [(f"{version}_artist_ids.txt", f"{version}_genre_ids.txt"), ("artists.json", "genres.json")]
+        for artists, genres in pairs:
+            if (folder / artists).is_file() and (folder / genres).is_file():
+                return cls.read(folder / artists, folder / genres, version)
+        wanted = " or ".join(", ".join(pair) for pair in pairs)
+        raise ConfigError(f"{folder}: expected the ids of artists and genres, {wanted}; found neither")
 
     def artist_id(self, name: str) -> int:
         """Return an artist's id, 0 if unknown."""

@@ -1,10 +1,9 @@
 """Long audio through Jukebox's VQ-VAE in bounded memory, with the result that the whole would give."""
 
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import Tensor
 
+from sonido_bench.features.windows import Window, split
 from sonido_bench.foundation.jukebox.vqvae import VQVAE
 
 __all__ = ["decode_long", "encode_long"]
@@ -35,10 +34,11 @@ def encode_long(vqvae: VQVAE, audio: Tensor, level: int, samples: int = _SAMPLES
     if audio.ndim != 2 or audio.shape[1] % hop or audio.shape[1] <= samples:
         return vqvae.encode_level(audio, level)  # it says what is wrong with a shape
     margin = -(-vqvae.reach(level) // hop)
-    return _in_windows(
-        lambda start, end: vqvae.encode_level(audio[:, start * hop : end * hop], level),
-        audio.shape[1] // hop, max(samples // hop, 1), margin, 1,
-    )  # fmt: skip
+    parts = [
+        vqvae.encode_level(audio[:, part.start * hop : part.end * hop], level)[:, part.kept_frames(1)]
+        for part in _windows(audio.shape[1] // hop, samples // hop, margin)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 @torch.no_grad()
@@ -63,27 +63,13 @@ def decode_long(vqvae: VQVAE, tokens: Tensor, level: int, samples: int = _SAMPLE
     # A decoder mirrors its encoder: the same dilated convolutions, and at each rate a transposed convolution that looks
     # one frame of the rate below to either side where the encoder's looks half as far. All that adds less than a hop.
     margin = -(-(vqvae.reach(level) + hop) // hop) + 1
-    return _in_windows(
-        lambda start, end: vqvae.decode(tokens[:, start:end], level),
-        tokens.shape[1], max(samples // hop, 1), margin, hop,
-    )  # fmt: skip
+    parts = []
+    for part in _windows(tokens.shape[1], samples // hop, margin):
+        audio = vqvae.decode(tokens[:, part.start : part.end], level)
+        parts.append(torch.unflatten(audio, 1, (-1, hop))[:, part.kept_frames(1)].flatten(1))
+    return torch.cat(parts, dim=1)
 
 
-def _in_windows(run: Callable[[int, int], Tensor], frames: int, window: int, margin: int, per_frame: int) -> Tensor:
-    """Join what windows give, less what stands for the margins around them.
-
-    Args:
-        run: From the first frame and one past the last, with margins, to ``(batch, (end - start) * per_frame)``.
-        frames: In all.
-        window: Of a window, without margins.
-        margin: On either side, where there is that much.
-        per_frame: Entries of the result for a frame.
-    """
-
-    def parts() -> Iterator[Tensor]:
-        for start in range(0, frames, window):
-            first, end = max(start - margin, 0), min(start + window, frames)
-            given = run(first, min(end + margin, frames))
-            yield given[:, (start - first) * per_frame : (end - first) * per_frame]
-
-    return torch.cat(list(parts()), dim=1)
+def _windows(frames: int, window: int, margin: int) -> list[Window]:
+    """Return windows, in frames, that have a margin on either side of what is kept, where there is that much."""
+    return split(frames, max(window, 1) + 2 * margin, 2 * margin, hop=1)

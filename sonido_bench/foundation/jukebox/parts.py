@@ -81,16 +81,18 @@ def published_parts(
         upsampler_1: Where those of the middle level lie; ``None``: with the top prior's, as in Hugging Face's folders.
         upsampler_0: Of the bottom level likewise.
         vqvae: Of the VQ-VAE likewise.
-        dtype: Of the priors.
+        dtype: Of the priors, see ``precision.py``; it is a part of the identity.
         cache: Folder in which priors are kept in a form that is read faster.
 
     Raises:
-        ConfigError: If there is no such top prior.
+        ConfigError: If there is no such top prior or dtype.
         DataError: If files are missing.
     """
     from sonido_bench.foundation.jukebox.checkpoint import load_prior, load_vqvae
+    from sonido_bench.foundation.jukebox.precision import check_dtype
     from sonido_bench.foundation.jukebox.weight_files import source_sha256
 
+    check_dtype(dtype)
     if prior_preset(preset).upsampler is not None:
         raise ConfigError(f"{preset} is an upsampler; give a top prior: 5b, 5b_lyrics or 1b_lyrics")
     places = {"upsampler_0": upsampler_0 or top, "upsampler_1": upsampler_1 or top, preset: top}

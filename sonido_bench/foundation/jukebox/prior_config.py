@@ -26,6 +26,8 @@ _ORDERS: dict[int, tuple[Pattern, ...]] = {
     10: (*_FACTORISED * 3, *_WITH_CROSS * 7),
 }
 
+_PERIOD = 79  # blocks after which every order has shown all its patterns
+
 
 def attention_patterns(order: int, depth: int) -> tuple[Pattern, ...]:
     """Return the pattern of every block, by the number that Jukebox gives to a sequence of patterns.
@@ -202,7 +204,7 @@ class PriorConfig:
             )
         if self.lyrics is not None and self.labels is None:
             raise ConfigError(f"prior {self.name}: lyrics come with labels; give a LabelConfig")
-        patterns = attention_patterns(self.attention_order, self.depth)
+        patterns = attention_patterns(self.attention_order, min(self.depth, _PERIOD))  # a hostile depth takes no memory
         if "cross" in patterns and encoder is None:
             raise ConfigError(f"prior {self.name}: attention order {self.attention_order} wants a lyric encoder")
         if "prime" in patterns and not self.lyrics_in_sequence:

@@ -12,8 +12,8 @@ from sonido_bench.foundation.codebook import (
     EMACodebook,
     kmeans,
     nearest,
-    perplexity,
     sum_over_processes,
+    token_metrics,
     token_shares,
 )
 
@@ -267,18 +267,8 @@ class LevelQuantizer(nn.Module):
 
     @torch.no_grad()
     def metrics(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return health figures of ``(batch, frames, codebooks)`` tokens: perplexity, share of codes used, variance.
-
-        ``perplexity`` and ``used`` are averages over the codebooks, ``perplexity_min`` is the worst one's.
-        """
-        shares = token_shares(tokens.flatten(0, 1), self.codebook_size)
-        perplexities = perplexity(shares)
-        return {
-            "perplexity": perplexities.mean(),
-            "perplexity_min": perplexities.min(),
-            "used": (shares > 0).float().mean(),
-            "variance": self.variance.detach(),
-        }
+        """Return health figures of ``(batch, frames, codebooks)`` tokens: those of ``token_metrics``, and variance."""
+        return {**token_metrics(tokens.flatten(0, 1), self.codebook_size), "variance": self.variance.detach()}
 
     def _choose(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return what each codebook is asked to code, and the nearest codes."""

@@ -1,6 +1,6 @@
 """Training of the autoencoder, and of the network that makes its spectrograms audible."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,21 +8,19 @@ import torch
 from torch import Tensor
 
 from sonido_bench.errors import ConfigError
-from sonido_bench.foundation.phase import Phase, PhaseConfig
+from sonido_bench.foundation.audio_phase import AudioTraining, DataInitialisedPhase, DataInitialisedTraining
+from sonido_bench.foundation.phase import Phase
 from sonido_bench.foundation.sonido.hqvae import HQVAE, HQVAEOutput
 from sonido_bench.foundation.sonido.waveform_decoder import WaveformDecoder
 
-__all__ = ["StageOne", "StageOneTraining", "WaveformStage", "WaveformTraining"]
+__all__ = ["StageOne", "StageOneTraining", "WaveformStage"]
 
 
 @dataclass(frozen=True)
-class StageOneTraining(PhaseConfig):
+class StageOneTraining(DataInitialisedTraining):
     """How the autoencoder is trained. Shares are of the steps.
 
     Attributes:
-        segment_seconds: Length of an item, rounded to whole frames of the coarsest level.
-        crops: Segments of a recording that is read; divides ``batch_size``.
-        initial_batches: That statistics, codes and variances start from.
         kl_start: Factor of the latent terms at first; their full weight from the first step goes with collapse.
         kl_hold: Share of the steps that it holds for.
         kl_full: Share of the steps after which the factor is 1, linear between the two.
@@ -31,9 +29,6 @@ class StageOneTraining(PhaseConfig):
         restart_every: Steps between two searches for unused codes, until the temperature is at its end; 0: never.
     """
 
-    segment_seconds: float = 1.5
-    crops: int = 2
-    initial_batches: int = 16
     kl_start: float = 0.02
     kl_hold: float = 0.1
     kl_full: float = 0.25
@@ -49,12 +44,8 @@ class StageOneTraining(PhaseConfig):
                 f"stage_one: expected 0 <= kl_hold < kl_full <= 1 and 0 < temperature_end <= 1, "
                 f"got {self.kl_hold}, {self.kl_full}, {self.temperature_end}"
             )
-        if self.segment_seconds <= 0 or self.initial_batches < 1 or min(self.temperature) <= 0:
-            raise ConfigError("stage_one: segment_seconds, initial_batches and temperature must be above 0")
-
-    def samples(self, sample_rate: int, common_hop: int) -> int:
-        """Return the length of an item in samples."""
-        return max(1, round(self.segment_seconds * sample_rate / common_hop)) * common_hop
+        if min(self.temperature) <= 0:
+            raise ConfigError(f"stage_one: temperature must be above 0, got {self.temperature}")
 
     def kl_factor(self, step: int) -> float:
         """Return the factor of the latent terms at a step."""
@@ -67,7 +58,7 @@ class StageOneTraining(PhaseConfig):
         return first + (last - first) * min(step / (self.temperature_end * self.steps), 1.0)
 
 
-class StageOne(Phase):
+class StageOne(DataInitialisedPhase):
     """The autoencoder in training; batches are mono audio ``(batch, samples)``.
 
     Args:
@@ -78,26 +69,9 @@ class StageOne(Phase):
 
     model: HQVAE
     config: StageOneTraining
-    initialised: Tensor
 
     def __init__(self, model: HQVAE, config: StageOneTraining, seed: int = 0) -> None:
         super().__init__(model, config, seed)
-        self.register_buffer("initialised", torch.tensor(False))  # in the checkpoint, so that it happens once
-
-    def initialise(self, batches: Sequence[Tensor]) -> None:
-        """Start statistics, codes and variances from the first training batches; once, before training."""
-        torch.manual_seed(self.seed)
-        self.model.initialise(batches)
-        self.initialised.fill_(True)
-
-    def on_train_start(self) -> None:
-        """Refuse to train from random codes.
-
-        Raises:
-            RuntimeError: If neither ``initialise`` was called nor a checkpoint loaded.
-        """
-        if not self.initialised:
-            raise RuntimeError("call initialise with some batches before training")
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -134,23 +108,6 @@ def _parts(output: HQVAEOutput) -> dict[str, Tensor]:
     return {**parts, "auxiliary": output.auxiliary, **output.metrics}
 
 
-@dataclass(frozen=True)
-class WaveformTraining(PhaseConfig):
-    """How the waveform decoder is trained.
-
-    Attributes:
-        segment_seconds: Length of an item, rounded to whole frames of the coarsest level.
-        crops: Segments of a recording that is read; divides ``batch_size``.
-    """
-
-    segment_seconds: float = 1.5
-    crops: int = 2
-
-    def samples(self, sample_rate: int, common_hop: int) -> int:
-        """Return the length of an item in samples."""
-        return max(1, round(self.segment_seconds * sample_rate / common_hop)) * common_hop
-
-
 class WaveformStage(Phase):
     """The waveform decoder in training, on the spectrograms that a finished autoencoder decodes.
 
@@ -162,9 +119,8 @@ class WaveformStage(Phase):
     """
 
     model: WaveformDecoder
-    config: WaveformTraining
 
-    def __init__(self, decoder: WaveformDecoder, autoencoder: HQVAE, config: WaveformTraining, seed: int = 0) -> None:
+    def __init__(self, decoder: WaveformDecoder, autoencoder: HQVAE, config: AudioTraining, seed: int = 0) -> None:
         super().__init__(decoder, config, seed)
         self._autoencoder = [autoencoder.eval().requires_grad_(False)]  # in a list: no submodule
 

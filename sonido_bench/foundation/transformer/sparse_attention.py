@@ -186,7 +186,8 @@ class SparseAttention(nn.Module):
         elif context is None:
             raise ValueError("cross attention wants a context (batch, positions, width), got none")
         else:
-            keys, values = torch.unflatten(self.project_context(context), -1, (2, self.heads, -1)).unbind(2)
+            projected = self.project_context(context.to(self.project_context.weight.dtype))
+            keys, values = torch.unflatten(projected, -1, (2, self.heads, -1)).unbind(2)
             if cache is not None:
                 keys, values = cache.append(keys, values)
                 cache.position = 0  # they are no positions of this sequence

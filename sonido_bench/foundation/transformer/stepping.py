@@ -1,7 +1,8 @@
 """A transformer that goes on from a prompt one position at a time, as sampling does.
 
 A step of a model that fits into a processor's cache is mostly overhead: module calls, small copies, views. Here a block
-is a dozen operations on weights at hand, and keys lie so that those a position attends to are always one slice.
+is a dozen operations on weights at hand, and keys lie so that those a position attends to are always one slice. A step
+of a larger one is reading its weights: see ``few_rows.py``.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sonido_bench.foundation.transformer.cache import KVCache, LayerCache
+from sonido_bench.foundation.transformer.few_rows import few_rows_linear, one_row_routines
 from sonido_bench.foundation.transformer.sparse_attention import Pattern, SparseAttention
 from sonido_bench.foundation.transformer.transformer import Block, Transformer
 
@@ -20,6 +22,9 @@ __all__ = ["Stepper"]
 
 class Stepper:
     """Runs a transformer position by position, without gradients and dropout.
+
+    Keys and values are held in the precision of the linear layers; the stream and the norms may be in a higher one.
+    In float32 on a processor, one item goes on faster if ``lay_out`` has turned the transformer's matrices.
 
     Args:
         transformer: Whose weights are used; they must stay where they are.
@@ -33,7 +38,7 @@ class Stepper:
         self._steps: list[tuple[Pattern, Callable[[Tensor, _Place], Tensor]]] = []
         for block, kept in zip(transformer.blocks, cache.layers, strict=True):
             assert isinstance(block, Block)
-            attention = block.attention
+            attention, self._weight = block.attention, block.mlp_in.weight
             layout = _Layout(attention.pattern, attention.block_length, attention.prime_length, positions)
             if attention.pattern == "cross":
                 layout = layout._replace(positions=kept.length)
@@ -44,8 +49,9 @@ class Stepper:
     def __call__(self, hidden: Tensor) -> Tensor:
         """Read the next position: ``(batch, width)`` to the same."""
         places = {pattern: layout.place(self.position) for pattern, layout in self._layouts.items()}
-        for pattern, step in self._steps:
-            hidden = step(hidden, places[pattern])
+        with one_row_routines(len(hidden), self._weight):
+            for pattern, step in self._steps:
+                hidden = step(hidden, places[pattern])
         self.position += 1
         return hidden
 
@@ -138,27 +144,30 @@ class _BlockStep:
         self._norms = [
             (norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in (block.attention_norm, block.mlp_norm)
         ]
-        self._linears = [
-            (linear.weight, linear.bias)
-            for linear in (attention.project_in, attention.project_out, block.mlp_in, block.mlp_out)
-        ]
+        linears = (attention.project_in, attention.project_out, block.mlp_in, block.mlp_out)
+        self._linears = [few_rows_linear(linear, len(buffer)) for linear in linears]
+        self._zero = attention.project_out.bias  # what attention to nothing adds
         self._heads, self._quick, self._buffer = attention.heads, block.quick, buffer
+        self._dtype = block.mlp_in.weight.dtype
+        # a processor's attention to a few keys is faster after they are turned into float32 than in half precision
+        self._attention_dtype = torch.float32 if buffer.device.type == "cpu" else buffer.dtype
 
     def __call__(self, hidden: Tensor, place: _Place) -> Tensor:
         project_in, project_out, mlp_in, mlp_out = self._linears
         before_attention, before_mlp = self._norms
         slot, first, length = place
-        projected = F.linear(F.layer_norm(hidden, *before_attention), *project_in)
+        projected = project_in(F.layer_norm(hidden, *before_attention).to(self._dtype))
         # queries, and unless this is cross attention, keys and values: (batch, 1 or 3, heads, head_dim)
         qkv = projected.view(len(hidden), -1, self._heads, self._buffer.shape[-1])
         if slot >= 0:
             self._buffer.select(3, slot).copy_(qkv[:, 1:])
         if length:
-            keys, values = self._buffer.narrow(3, first, length).unbind(1)
-            attended = F.scaled_dot_product_attention(qkv[:, 0].unsqueeze(2), keys, values)
-            hidden = hidden + F.linear(attended.reshape(len(hidden), -1), *project_out)
+            keys, values = self._buffer.narrow(3, first, length).to(self._attention_dtype).unbind(1)
+            queries = qkv[:, 0].unsqueeze(2).to(self._attention_dtype)
+            attended = F.scaled_dot_product_attention(queries, keys, values).to(self._dtype)
+            hidden = hidden + project_out(attended.reshape(len(hidden), -1))
         else:
-            hidden = hidden + project_out[1]
-        expanded = F.linear(F.layer_norm(hidden, *before_mlp), *mlp_in)
+            hidden = hidden + self._zero
+        expanded = mlp_in(F.layer_norm(hidden, *before_mlp).to(self._dtype))
         active = torch.sigmoid(1.702 * expanded).mul_(expanded) if self._quick else F.gelu(expanded)
-        return hidden + F.linear(active, *mlp_out)
+        return hidden + mlp_out(active)

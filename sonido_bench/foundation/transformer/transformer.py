@@ -81,9 +81,13 @@ class Block(nn.Module):
         self.quick = config.activation == "quick_gelu"
 
     def forward(self, hidden: Tensor, cache: LayerCache | None = None, context: Tensor | None = None) -> Tensor:
-        """Return ``(batch, positions, width)`` from the same, given the context if its attention is ``cross``."""
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), cache, context))
-        expanded = self.mlp_in(self.mlp_norm(hidden))
+        """Return ``(batch, positions, width)`` from the same, given the context if its attention is ``cross``.
+
+        The stream and the norms may be in higher precision than the linear layers, which then work in their own.
+        """
+        dtype = self.mlp_in.weight.dtype
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden).to(dtype), cache, context))
+        expanded = self.mlp_in(self.mlp_norm(hidden).to(dtype))
         active = expanded * torch.sigmoid(1.702 * expanded) if self.quick else F.gelu(expanded)
         added: Tensor = hidden + self.dropout(self.mlp_out(active))
         return added

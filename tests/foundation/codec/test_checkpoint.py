@@ -6,13 +6,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from sonido_bench.errors import DataError
-from sonido_bench.files import sha256_file
 from sonido_bench.foundation.checkpoint import load_card, round_to_stored, save_checkpoint
-from sonido_bench.foundation.codec.checkpoint import holds_codec, load_checkpoint
+from sonido_bench.foundation.codec.checkpoint import load_checkpoint
+from sonido_bench.foundation.family import model_family
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint as load_sonido
 from tests.foundation.codec.tiny_codec import CARD, tiny_music_codec, tones
-
-FILES = ("model.safetensors", "config.yaml", "README.md")
+from tests.foundation.signed_folder import FILES, sign
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +24,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def folder(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "copy")
-
-
-def sign(folder):
-    """What an attacker can do as well: sums that fit."""
-    folder.joinpath("SHA256SUMS").write_text("".join(f"{sha256_file(folder / name)}  {name}\n" for name in FILES))
 
 
 def change_config(folder, section, name, value):
@@ -55,7 +49,7 @@ def test_rounded_weights_give_the_same_codes_after_storage(tmp_path):
 
 
 def test_families_are_told_apart(whole):
-    assert holds_codec(whole)
+    assert model_family(whole) == "codec"
     with pytest.raises(DataError, match="does not accept option 'codec"):
         load_sonido(whole)
 
@@ -80,7 +74,7 @@ def test_a_changed_or_damaged_file_is_refused(folder):
     tensors = load_file(folder / FILES[0])
     tensors["language_model.heads.weight"][0, 0] = torch.inf
     save_file(tensors, folder / FILES[0])
-    for load in (load_checkpoint, holds_codec):
+    for load in (load_checkpoint, model_family):
         with pytest.raises(DataError, match="expected SHA-256"):
             load(folder)
     sign(folder)

@@ -4,9 +4,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from sonido_bench.foundation.codec.language_model import LanguageModel, LanguageModelConfig
-from sonido_bench.foundation.codec.language_model_training import LanguageModelPhase, LanguageModelTraining
+from sonido_bench.foundation.codec.language_model_training import LanguageModelPhase
+from sonido_bench.foundation.token_phase import TokenTraining
 
-TRAINING = LanguageModelTraining(steps=20, batch_size=2, learning_rate=1e-2, warmup_steps=2, validate_every=20)
+TRAINING = TokenTraining(steps=20, batch_size=2, learning_rate=1e-2, warmup_steps=2, validate_every=20)
 
 
 def phase(**changes):

@@ -121,14 +121,17 @@ def test_audio_that_is_not_finite_and_a_loss_that_is_not_end_training():
         fit(module)
 
 
-def test_segments_are_whole_frames():
-    assert CodecTraining(steps=250, batch_size=2).samples(32_000, 640) == 32_000
-    assert CodecTraining(steps=250, batch_size=2, segment_seconds=0.001).samples(32_000, 640) == 640
+def test_published_training():
+    assert CodecTraining(steps=250, batch_size=2).samples(32_000, 640) == 32_000  # 1 s
+    groups = stage(codec=tiny_codec()).configure_optimizers()["optimizer"].param_groups
+    assert [(group["betas"], group["weight_decay"]) for group in groups] == [((0.5, 0.9), 0.0)] * 2
 
 
 def test_wrong_training_is_refused():
-    for options in ({"segment_seconds": 0.0}, {"mel_weight": -1.0}, {"l1_weight": 0.0, "mel_weight": 0.0}):
+    for options in ({"adversary_start": -1}, {"mel_weight": -1.0}, {"l1_weight": 0.0, "mel_weight": 0.0}):
         with pytest.raises(ConfigError, match="codec: "):
             CodecTraining(steps=250, batch_size=2, **options)
+    with pytest.raises(ConfigError, match="segment_seconds and crops must be above 0"):
+        CodecTraining(steps=250, batch_size=2, segment_seconds=0.0)
     with pytest.raises(ConfigError, match="must not be < 0"):
         stage(independence=dependence, independence_weight=-1.0)

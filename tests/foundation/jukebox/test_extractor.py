@@ -1,15 +1,20 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from sonido_bench.benchmark.config import ArmConfig, ClassConfig
+from sonido_bench.benchmark.instantiate import arm_extractor
 from sonido_bench.errors import ConfigError
 from sonido_bench.features.check import check_extractor
+from sonido_bench.foundation.checkpoint import save_checkpoint
 from sonido_bench.foundation.controls import randomised
 from sonido_bench.foundation.jukebox import extractor as module
 from sonido_bench.foundation.jukebox.extractor import JukeboxExtractor, JukeboxFeatures
+from sonido_bench.foundation.jukebox.folder import load_checkpoint
 from sonido_bench.foundation.jukebox.presets import prior_preset
-from tests.foundation.jukebox.tiny_jukebox import HOP, MIDDLE, RATE, SUNG, TOP, music, prior, vqvae
+from tests.foundation.jukebox.tiny_jukebox import CARD, HOP, MIDDLE, RATE, SUNG, TOP, jukebox, music, prior, vqvae
 
 
 def features(config=TOP, **arguments):
@@ -167,7 +172,7 @@ def test_half_precision_is_near():
     audio = music(1.0)
     full, half = (features(dtype=dtype).extract(audio)["layer_4"] for dtype in ("float32", "bfloat16"))
     assert (full - half).abs().mean() / full.abs().mean() < 0.05
-    assert features(dtype="bfloat16").prior.music.positions.dtype == torch.bfloat16
+    assert features(dtype="bfloat16").prior.music.transformer.blocks[0].mlp_in.weight.dtype == torch.bfloat16
 
 
 def test_only_what_is_needed_stays():
@@ -278,3 +283,61 @@ def test_nothing_is_loaded_for_what_cannot_be(loaders, tmp_path, arguments, mess
     with pytest.raises(ConfigError, match=message):
         JukeboxExtractor(tmp_path, **arguments)
     assert loaders.asked == []
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A model as pre-training leaves it."""
+    path = tmp_path_factory.mktemp("extractor") / "model"
+    save_checkpoint(path, jukebox(), CARD)
+    return path
+
+
+def test_a_model_of_ones_own_knows_its_layers_and_song(own):
+    extractor, audio = JukeboxExtractor(own), music(0.6)
+    assert (extractor.card.name, extractor.card.weights_licence) == (CARD.name, CARD.licence)
+    resolved = {name: extractor.configuration[name] for name in ("preset", "layers", "song_seconds")}
+    assert resolved == {"preset": None, "layers": [2], "song_seconds": 1.0}
+    parts = load_checkpoint(own)
+    expected = JukeboxFeatures(parts.vqvae, parts.priors[-1], (2,), song_seconds=1.0)
+    assert torch.equal(extractor.extract(audio)["layer_2"], expected.extract(audio)["layer_2"])
+    assert len(extractor.prior.music.transformer.blocks) == 2
+
+
+def test_other_layers_and_the_control_of_a_model_of_ones_own(own):
+    extractor = JukeboxExtractor(own, layers=(0, 5), pool=2, song_seconds=2.0, dtype="bfloat16")
+    assert set(extractor.spec.streams) == {"layer_0", "layer_5"}
+    assert extractor.fingerprint() != JukeboxExtractor(own).fingerprint()
+    control = JukeboxExtractor(own, source="tokens")
+    assert (control.card.name, control.prior) == ("tiny@tokenizer", None)
+    assert control.extract(music(0.3))["codes"].shape[2] == 6
+
+
+def test_an_arm_of_a_benchmark_names_the_folder_and_the_layers(own):
+    path = "sonido_bench.foundation.jukebox.extractor.JukeboxExtractor"
+    arm = ArmConfig("own-jukebox", ClassConfig(path, {"checkpoint": str(own), "layers": [3]}))
+    assert set(arm_extractor(arm).spec.streams) == {"layer_3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "5b"}, "leave out preset, vqvae and cache"),
+        ({"cache": Path("cache")}, "leave out preset, vqvae and cache"),
+        ({"layers": (7,)}, "layers from 0 to 6"),
+        ({"layers": ()}, "layers from 0 to 6"),
+    ],
+)
+def test_what_a_model_of_ones_own_does_not_have_is_refused(own, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        JukeboxExtractor(own, **arguments)
+
+
+def test_openais_folder_tells_where_its_files_lie(loaders, tmp_path):
+    (tmp_path / "1b_lyrics").mkdir()
+    names = ("prior_level_0", "prior_level_1", "prior_level_2", "vqvae")
+    for file in (tmp_path / "1b_lyrics" / f"{name}.pth.tar" for name in names):
+        file.touch()
+    extractor = JukeboxExtractor(tmp_path / "1b_lyrics", source="tokens")
+    assert loaders.asked == [("vqvae", tmp_path / "1b_lyrics" / "vqvae.pth.tar")]
+    assert extractor.card.name == "jukebox-1b_lyrics@tokenizer"

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import torch
 
+from sonido_bench.foundation.card import ModelCard
+from sonido_bench.foundation.jukebox.model import Jukebox, JukeboxConfig, JukeboxFeatureConfig
 from sonido_bench.foundation.jukebox.prior import Prior
 from sonido_bench.foundation.jukebox.prior_config import LabelConfig, LyricsConfig, PriorConfig, UpsamplerConfig
 from sonido_bench.foundation.jukebox.vqvae import VQVAE, VQVAEConfig
@@ -23,6 +25,8 @@ MIDDLE = replace(
     labels=replace(LABELS, timing_bins=0, min_seconds=0.0), upsampler=UpsamplerConfig(width=8, depth=2),
 )  # fmt: skip
 BOTTOM = replace(MIDDLE, name="bottom", hop_length=8)
+WHOLE = JukeboxConfig("tiny", VQVAE_CONFIG, (BOTTOM, MIDDLE, TOP), JukeboxFeatureConfig((2,), song_seconds=1.0))
+CARD = ModelCard("tiny", "A test.", "Apache-2.0", "Nobody.", "sonido-bench", "None.", {"training": 0}, {}, "None.")
 
 
 def vqvae(**changes):
@@ -45,6 +49,14 @@ def prior(config=TOP):
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return model.eval()
+
+
+def jukebox():
+    """The whole model, of these parts."""
+    model = Jukebox(WHOLE)
+    for part, one in ((model.vqvae, vqvae()), *zip(model.priors, map(prior, WHOLE.priors), strict=True)):
+        part.load_state_dict(one.state_dict())
     return model.eval()
 
 

@@ -12,9 +12,8 @@ from sonido_bench.files import sha256_file
 from sonido_bench.foundation.card import render_card
 from sonido_bench.foundation.checkpoint import checkpoint_folder, load_card, round_to_stored, save_checkpoint
 from sonido_bench.foundation.sonido.checkpoint import load_checkpoint, write_gate
+from tests.foundation.signed_folder import FILES, sign
 from tests.foundation.sonido.tiny_model import CARD, music, tiny_model
-
-FILES = ("model.safetensors", "config.yaml", "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +26,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def folder(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "copy")
-
-
-def sign(folder):
-    """What an attacker can do as well: sums that fit."""
-    folder.joinpath("SHA256SUMS").write_text("".join(f"{sha256_file(folder / name)}  {name}\n" for name in FILES))
 
 
 def change_tensors(folder, change):

@@ -4,11 +4,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from sonido_bench.errors import ConfigError
+from sonido_bench.foundation.audio_phase import AudioTraining
 from sonido_bench.foundation.sonido.config import WaveformDecoderConfig
 from sonido_bench.foundation.sonido.hqvae import HQVAE
-from sonido_bench.foundation.sonido.stage_one import StageOne, StageOneTraining, WaveformStage, WaveformTraining
+from sonido_bench.foundation.sonido.stage_one import StageOne, StageOneTraining, WaveformStage
 from sonido_bench.foundation.sonido.waveform_decoder import WaveformDecoder
-from tests.foundation.sonido.tiny_model import HOP, RATE, music, stage_one_config
+from tests.foundation.sonido.tiny_model import music, stage_one_config
 
 TRAINING = StageOneTraining(steps=6, batch_size=2, validate_every=3, warmup_steps=2, learning_rate=3e-3)
 
@@ -46,13 +47,6 @@ def test_the_learning_rate_rises_and_falls():
     config = StageOneTraining(steps=1000, batch_size=2, warmup_steps=100)
     factors = [stage_one(config).learning_rate_factor(step) for step in (0, 49, 99, 100, 550, 1000)]
     assert factors == pytest.approx([0.01, 0.5, 1.0, 1.0, 0.5, 0.0])
-
-
-def test_segments_are_whole_frames_of_the_coarsest_level():
-    samples = StageOneTraining(steps=250, batch_size=2, segment_seconds=1.0).samples(RATE, HOP)
-    assert samples % HOP == 0
-    assert abs(samples - RATE) <= HOP / 2
-    assert StageOneTraining(steps=250, batch_size=2, segment_seconds=0.001).samples(RATE, HOP) == HOP
 
 
 def test_training_brings_the_loss_down_and_logs_every_metric():
@@ -122,7 +116,7 @@ def test_the_waveform_decoder_learns_and_the_autoencoder_does_not():
     before = {name: value.clone() for name, value in autoencoder.state_dict().items()}
     torch.manual_seed(0)
     decoder = WaveformDecoder(WaveformDecoderConfig(width=8, depth=1, n_fft=256), autoencoder.front_end.channels, 64)
-    config = WaveformTraining(steps=12, batch_size=2, validate_every=12, warmup_steps=1, learning_rate=1e-2)
+    config = AudioTraining(steps=12, batch_size=2, validate_every=12, warmup_steps=1, learning_rate=1e-2)
     module = WaveformStage(decoder, autoencoder, config)
     assert all(name.startswith("model.") for name in module.state_dict())
     with torch.no_grad():

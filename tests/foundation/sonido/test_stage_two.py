@@ -4,7 +4,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from sonido_bench.foundation.sonido.model import build_prior
-from sonido_bench.foundation.sonido.stage_two import StageTwo, StageTwoTraining
+from sonido_bench.foundation.sonido.stage_two import StageTwo
+from sonido_bench.foundation.token_phase import TokenTraining
 from tests.foundation.sonido.tiny_model import tiny_config
 
 CONFIG = tiny_config(dropout=0.2)
@@ -21,7 +22,7 @@ def conditions(batch=4):
 
 def stage_two(level, steps, config=CONFIG):
     torch.manual_seed(0)
-    training = StageTwoTraining(steps=steps, batch_size=4, validate_every=steps, warmup_steps=2, learning_rate=1e-2)
+    training = TokenTraining(steps=steps, batch_size=4, validate_every=steps, warmup_steps=2, learning_rate=1e-2)
     return StageTwo(build_prior(config.prior(level), config.stage_one), training)
 
 
