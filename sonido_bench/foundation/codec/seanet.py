@@ -1,6 +1,9 @@
 """SEANet (Tagliasacchi et al. 2020) as EnCodec has it (Défossez et al. 2022): strided convolutions about an LSTM.
 
 Layers are numbered and named as in transformers' ``EncodecModel``, so that weights can be carried over by name.
+
+Weights start so that a signal keeps its variance on its way. With torch's default a dozen convolutions quieten it a
+thousandfold against their biases: the untrained decoder all but ignores the audio, and training has to find it first.
 """
 
 import torch
@@ -12,13 +15,34 @@ from sonido_bench.foundation.codec.config import SEANetConfig
 
 __all__ = ["Decoder", "Encoder"]
 
+_ELU_GAIN = 1.25  # one over the root mean square of an ELU of standard normal values
+_BRANCH_GAIN = 0.1 * _ELU_GAIN  # blocks start close to the identity
+_LOUDNESS = 0.1  # root mean square of music in [-1, 1], roughly
+
+
+def _start(conv: nn.Conv1d | nn.ConvTranspose1d, inputs: float, gain: float) -> None:
+    """Draw weights for so many inputs of an output, before they are weight-normalised."""
+    nn.init.normal_(conv.weight, std=gain * inputs**-0.5)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+
 
 class _Conv(nn.Module):
     """Weight-normalised convolution, padded with zeros on both sides: ``samples`` to ``samples / stride``."""
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        gain: float = _ELU_GAIN,
+    ) -> None:
         super().__init__()
-        self.conv = weight_norm(nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation))
+        conv = nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation)
+        _start(conv, inputs * kernel_size, gain)
+        self.conv = weight_norm(conv)
         self._padding = dilation * (kernel_size - 1) + 1 - stride
 
     def forward(self, signal: Tensor) -> Tensor:
@@ -32,7 +56,9 @@ class _TransposedConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv = weight_norm(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride))
+        conv = nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride)
+        _start(conv, 2 * inputs, _ELU_GAIN)  # of its 2 * stride taps, two meet in a sample
+        self.conv = weight_norm(conv)
         self._stride = stride
 
     def forward(self, signal: Tensor) -> Tensor:
@@ -52,7 +78,7 @@ class _ResidualBlock(nn.Module):
             nn.ELU(),
             _Conv(channels, hidden, config.residual_kernel_size, dilation=dilation),
             nn.ELU(),
-            _Conv(hidden, channels, 1),
+            _Conv(hidden, channels, 1, gain=_BRANCH_GAIN),
         )
 
     def forward(self, signal: Tensor) -> Tensor:
@@ -89,7 +115,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.hop_length = config.hop_length
         channels = config.filters
-        layers: list[nn.Module] = [_Conv(1, channels, config.kernel_size)]
+        layers: list[nn.Module] = [_Conv(1, channels, config.kernel_size, gain=_ELU_GAIN / _LOUDNESS)]
         for stride in reversed(config.ratios):
             layers += _residual_blocks(config, channels)
             layers += [nn.ELU(), _Conv(channels, 2 * channels, 2 * stride, stride)]
@@ -135,7 +161,7 @@ class Decoder(nn.Module):
             layers += [nn.ELU(), _TransposedConv(channels, channels // 2, stride)]
             channels //= 2
             layers += _residual_blocks(config, channels)
-        layers += [nn.ELU(), _Conv(channels, 1, config.last_kernel_size)]
+        layers += [nn.ELU(), _Conv(channels, 1, config.last_kernel_size, gain=_ELU_GAIN * _LOUDNESS)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sonido_bench.foundation.codec.config import PUBLISHED, SEANetConfig
+from sonido_bench.foundation.codec.config import PUBLISHED, TINY, SEANetConfig
 from sonido_bench.foundation.codec.model import Codec
 from sonido_bench.foundation.codec.seanet import Decoder, Encoder
 
@@ -69,3 +69,16 @@ def test_a_frame_is_one_hop_and_the_decoder_gives_it_back():
 def test_audio_that_is_not_whole_frames_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected audio \(batch, samples\) with samples a multiple of 6"):
         Encoder(SEANetConfig(ratios=(3, 2), dimension=4, filters=2))(torch.randn(shape))
+
+
+def test_an_untrained_codec_listens_to_its_audio_at_its_loudness():
+    """With torch's default weights the second figure is 0.001, and training starts on a plateau."""
+    torch.manual_seed(0)
+    encoder, decoder = Encoder(TINY.seanet), Decoder(TINY.seanet)
+    audio = 0.1 * torch.randn(4, 16_000)
+    with torch.no_grad():
+        latents = encoder(audio)
+        made, others = decoder(latents), decoder(latents.roll(1, 0))
+    assert 0.1 < latents.std() < 10
+    assert (made - others).std() > 0.3 * made.std()
+    assert 0.02 < made.std() < 0.5
