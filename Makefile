@@ -38,7 +38,7 @@ imports: setup  ## import direction, by import-linter
 	$(BIN)/lint-imports
 
 bench: setup  ## speed and checks of the statistics: benchmarks/ without the searches, --quick where there is one
-	@set -e; for script in $(filter-out %_search.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for script in $(filter-out %_search.py %_tables.py,$(wildcard benchmarks/*.py)); do \
 		if grep -q -e '"--quick"' $$script; then quick=--quick; else quick=; fi; \
 		echo "== $$script $$quick"; \
 		$(BIN)/python -m benchmarks.$$(basename $$script .py) $$quick; \

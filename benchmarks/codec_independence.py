@@ -2,10 +2,10 @@
 
 Lemercier et al. (2024) at a small scale, on rendered music that no other benchmark uses. One codec per seed is trained,
 then fine-tuned alike without the loss, with the loss on codes of one frame ("parallel"), and with the loss on codes
-shifted as the delay pattern does ("delay"). Stream and weight of the loss come from a sweep on validation music of the
-first seed: the least total correlation of those whose mel loss is at most 3 % above that without the loss, and whose
-worst codebook keeps 80 % of its perplexity. On each tokenizer language models of one size learn with the patterns
-parallel, delay and flatten. The tables are of test music.
+shifted as the delay pattern does ("delay"). Stream and weight of the loss come from sweeps on validation music of the
+first seed, the weight from one for each form: the least total correlation of those whose mel loss is at most 3 % above
+that without the loss, and whose worst codebook keeps 80 % of its perplexity. On each tokenizer language models of one
+size learn with the patterns parallel, delay and flatten. The tables are of test music.
 
 Every part leaves a JSON file in the folder of results: after an interruption the same command goes on.
 
@@ -16,13 +16,12 @@ import argparse
 import json
 import logging
 import multiprocessing
-import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,19 +31,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.codec_independence_tables import report
 from sonido_bench.audio import read_audio, resample, to_mono
 from sonido_bench.datamodules.rendering.dataset import RenderedConfig, prepare
+from sonido_bench.errors import ConfigError
 from sonido_bench.files import atomic_path, write_json
 from sonido_bench.foundation.codec import evaluation
 from sonido_bench.foundation.codec.config import CodecConfig, QuantizerConfig, SEANetConfig
 from sonido_bench.foundation.codec.independence import IndependenceLoss
 from sonido_bench.foundation.codec.language_model import LanguageModel, LanguageModelConfig
-from sonido_bench.foundation.codec.language_model_training import LanguageModelPhase, LanguageModelTraining
+from sonido_bench.foundation.codec.language_model_training import LanguageModelPhase
 from sonido_bench.foundation.codec.model import Codec
 from sonido_bench.foundation.codec.patterns import PatternName
+from sonido_bench.foundation.codec.price import price_of_factorisation
 from sonido_bench.foundation.codec.streams import StreamVariant
 from sonido_bench.foundation.codec.training import CodecStage, CodecTraining
 from sonido_bench.foundation.logmel import LogMel
+from sonido_bench.foundation.token_phase import TokenTraining
 from sonido_bench.foundation.transformer.sampling import SamplingConfig
 from sonido_bench.metrics.independence import InformationMethod
 
@@ -56,10 +59,11 @@ CODEC = CodecConfig(
     QuantizerConfig(codebooks=4, codebook_size=64, kmeans_iterations=20, decay=0.9),
 )
 DELAYS = tuple(range(CODEC.quantizer.codebooks))
-DATA_SEED = 2001
+DATA_SEED = 2002
 STREAMS: tuple[StreamVariant, ...] = ("straight_through", "post", "pre")
-TOKENIZERS = {"none": None, "parallel": (0,) * len(DELAYS), "delay": DELAYS}
+TOKENIZERS = {"none": None, "parallel": None, "delay": DELAYS}  # with the delays of the loss
 PATTERNS: tuple[PatternName, ...] = ("parallel", "delay", "flatten")
+MEL_WINDOWS, NUM_MELS = (128, 512, 2048), 128
 FRAMES = 100  # of a language model's items, and of the clips that are compared: 2 s
 MAX_COST, MIN_PERPLEXITY = 1.03, 0.8  # the goal is 1.05 on test music of all seeds; some room is left
 FRONT = Path(__file__).parents[1] / "docs" / "codec_independence.png"
@@ -71,11 +75,11 @@ class Plan:
     """How much is done."""
 
     results: Path
-    tracks: tuple[int, int, int] = (160, 60, 80)  # training, validation, test
+    tracks: tuple[int, int, int] = (300, 60, 80)  # training, validation, test
     seconds: float = 12.0
-    base_steps: int = 400
-    tune_steps: int = 150
-    model_steps: int = 300
+    base_steps: int = 1000
+    tune_steps: int = 200
+    model_steps: int = 800
     sampled: int = 160
     weights: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
     streams: tuple[StreamVariant, ...] = STREAMS
@@ -112,25 +116,35 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             plan = Plan(Path(folder), (6, 4, 6), 4.0, 2, 2, 2, 4, (10.0,), ("straight_through",), "plug_in")
             run(plan, Path(folder) / "data", 1, 1)
-            report(plan, 1, None)
+            report(plan.results, 1, None, MAX_COST)
         return
     plan = Plan(arguments.results)
     if not arguments.report:
         with tempfile.TemporaryDirectory() as folder:
             run(plan, arguments.data or Path(folder), arguments.seeds, arguments.workers)
-    report(plan, arguments.seeds, FRONT)
+    report(plan.results, arguments.seeds, FRONT, MAX_COST)
 
 
 def run(plan: Plan, data: Path, seeds: int, workers: int) -> None:
     """Do what has not been done: codecs, the sweep, tokenizers, language models, each after the one before."""
     plan.results.mkdir(parents=True, exist_ok=True)
+    same_plan(plan)
     render(plan, data)
     spread(workers, base, [(plan, seed) for seed in range(seeds)])
-    points = [("none", 0.0), *((stream, weight) for stream in plan.streams for weight in plan.weights)]
-    spread(workers, sweep_point, [(plan, stream, weight) for stream, weight in points])
+    spread(workers, sweep_point, [(plan, *point) for point in points(plan, "parallel")])
+    spread(workers, sweep_point, [(plan, *point) for point in points(plan, "delay")])
     arms = [(plan, seed, tokenizer) for seed in range(seeds) for tokenizer in TOKENIZERS]
     spread(workers, tokenizer_scores, arms)
     spread(workers, model_scores, [(*arm, pattern) for arm in arms for pattern in PATTERNS])
+
+
+def same_plan(plan: Plan) -> None:
+    """Note the plan in the folder of results, which may hold those of no other."""
+    path, wanted = plan.results / "plan.json", json.loads(json.dumps(asdict(plan) | {"results": "", "data": DATA_SEED}))
+    if not path.is_file():
+        write_json(path, wanted, indent=1)
+    elif json.loads(path.read_text(encoding="utf-8")) != wanted:
+        raise ConfigError(f"{plan.results} holds results of another plan (plan.json): choose another --results")
 
 
 def spread(workers: int, part: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
@@ -195,17 +209,29 @@ def base(plan: Plan, seed: int) -> None:
     torch.manual_seed(seed)
     train, validation, _ = music(plan)
     codec = Codec(CODEC)
-    config = CodecTraining(plan.base_steps, 8, 2e-3, 20, validate_every=plan.base_steps)
-    fit(CodecStage(codec, config, seed), Batches(train, 8, CODEC.sample_rate, plan.base_steps, seed))
+    config = training(plan.base_steps, 8, 2e-3, 20)
+    fit(CodecStage(codec, config, seed), Batches(train, 8, CODEC.sample_rate // 2, plan.base_steps, seed))
     save_file(codec.state_dict(), plan.results / f"base-{seed}.safetensors")
     keep(plan, start, evaluation.reconstruction(codec.eval(), validation)._asdict(), "base", seed)
+
+
+def training(steps: int, batch_size: int, learning_rate: float, warmup_steps: int) -> CodecTraining:
+    return CodecTraining(
+        steps,
+        batch_size,
+        learning_rate,
+        warmup_steps,
+        validate_every=steps,
+        mel_windows=MEL_WINDOWS,
+        num_mels=NUM_MELS,
+    )
 
 
 def tuned(plan: Plan, seed: int, stream: StreamVariant, weight: float, delays: tuple[int, ...] | None) -> Codec:
     """Return a seed's codec, trained further with the loss, or without where the weight is 0."""
     codec = Codec(CODEC)
     codec.load_state_dict(load_file(plan.results / f"base-{seed}.safetensors"))
-    config = CodecTraining(plan.tune_steps, 16, 1e-3, 10, validate_every=plan.tune_steps)
+    config = training(plan.tune_steps, 16, 1e-3, 10)
     loss = IndependenceLoss(delays=delays, max_samples=512) if weight else None
     stage = CodecStage(
         codec, config, seed, independence=loss, independence_weight=weight, independence_ramp=20, stream=stream
@@ -226,29 +252,39 @@ def fit(module: pl.LightningModule, batches: Batches) -> None:
     trainer.fit(module, DataLoader(batches, batch_size=None))
 
 
-def sweep_point(plan: Plan, stream: str, weight: float) -> None:
+def points(plan: Plan, form: str) -> list[tuple[str, str, float]]:
+    """Return form, stream and weight of a sweep: of the delayed form, only with the stream that was chosen before."""
+    streams = plan.streams if form == "parallel" else [chosen(plan, "parallel")[0]]
+    free = [("none", "none", 0.0)] if form == "parallel" else []
+    return free + [(form, stream, weight) for stream in streams for weight in plan.weights]
+
+
+def sweep_point(plan: Plan, form: str, stream: str, weight: float) -> None:
     """Fine-tune the first seed's codec, and judge it by validation music."""
-    if part_file(plan, "sweep", stream, weight).is_file():
+    if part_file(plan, "sweep", form, stream, weight).is_file():
         return
     start = time.process_time()
     variant = cast(StreamVariant, "post" if stream == "none" else stream)
-    codec, validation = tuned(plan, 0, variant, weight, None), music(plan)[1]
+    codec, validation = tuned(plan, 0, variant, weight, TOKENIZERS[form]), music(plan)[1]
     codes = evaluation.encode(codec, validation)
-    found = evaluation.dependence(codes, codec.codebook_size, None, plan.method, "plug_in")
-    row = {"stream": stream, "weight": weight} | found._asdict()
-    keep(plan, start, row | evaluation.reconstruction(codec, validation)._asdict(), "sweep", stream, weight)
+    row: Row = {"form": form, "stream": stream, "weight": weight}
+    row |= evaluation.reconstruction(codec, validation)._asdict()
+    for name in ("parallel", "delay") if form == "none" else (form,):
+        found = evaluation.dependence(codes, codec.codebook_size, TOKENIZERS[name], plan.method, "plug_in")
+        row[name] = found._asdict()
+    keep(plan, start, row, "sweep", form, stream, weight)
 
 
-def chosen(plan: Plan) -> tuple[StreamVariant, float]:
+def chosen(plan: Plan, form: str) -> tuple[StreamVariant, float]:
     """Return stream and weight by the rule that stands at the head; of points that all cost too much, the cheapest."""
-    points = [read(plan, "sweep", stream, weight) for stream in plan.streams for weight in plan.weights]
-    free = read(plan, "sweep", "none", 0.0)
-    least = MIN_PERPLEXITY * min(free["perplexities"])
-    allowed = [row for row in points if row["mel"] <= MAX_COST * free["mel"] and min(row["perplexities"]) >= least]
-    if allowed:
-        best = min(allowed, key=lambda row: float(row["total_correlation"]))
+    rows = [read(plan, "sweep", *point) for point in points(plan, form) if point[0] == form]
+    free = read(plan, "sweep", "none", "none", 0.0)
+    least = MIN_PERPLEXITY * min(free[form]["perplexities"])
+    kept = [row for row in rows if row["mel"] <= MAX_COST * free["mel"] and min(row[form]["perplexities"]) >= least]
+    if kept:
+        best = min(kept, key=lambda row: float(row[form]["total_correlation"]))
     else:
-        best = min(points, key=lambda row: float(row["mel"]))
+        best = min(rows, key=lambda row: float(row["mel"]))
     return best["stream"], best["weight"]
 
 
@@ -257,9 +293,8 @@ def tokenizer_scores(plan: Plan, seed: int, tokenizer: str) -> None:
     if part_file(plan, "tokenizer", seed, tokenizer).is_file():
         return
     start = time.process_time()
-    stream, weight = chosen(plan)
-    delays = TOKENIZERS[tokenizer]
-    codec = tuned(plan, seed, stream, 0.0 if delays is None else weight, delays)
+    stream, weight = ("post", 0.0) if tokenizer == "none" else chosen(plan, tokenizer)
+    codec = tuned(plan, seed, cast(StreamVariant, stream), weight, TOKENIZERS[tokenizer])
     train, _, test = music(plan)
     codes = evaluation.encode(codec, test)
     save_file(codec.state_dict(), plan.results / f"codec-{seed}-{tokenizer}.safetensors")
@@ -267,11 +302,11 @@ def tokenizer_scores(plan: Plan, seed: int, tokenizer: str) -> None:
     row: Row = {"stream": stream, "weight": weight} | evaluation.reconstruction(codec, test)._asdict()
     reference, features = clips(test), extractor()
     pieces = codes[:, : codes.shape[1] // FRAMES * FRAMES].reshape(-1, FRAMES, codec.codebooks)
-    for name, shifts in (("parallel", None), ("delay", DELAYS)):
-        found = evaluation.dependence(codes, codec.codebook_size, shifts, plan.method, "plug_in", seed)
-        gap = evaluation.marginals_gap(codec, pieces, reference, features, shifts, seed)
-        parts = {"product": gap.product._asdict(), "plain": gap.plain._asdict(), "gap": gap.gap._asdict()}
-        row[name] = found._asdict() | {"marginals": parts}
+    for name in ("parallel", "delay"):
+        found = evaluation.dependence(codes, codec.codebook_size, TOKENIZERS[name], plan.method, "plug_in", seed)
+        row[name] = found._asdict()
+    gap = evaluation.marginals_gap(codec, pieces, reference, features, None, seed)
+    row["gap"] = {"order and dependence": gap.gap._asdict(), "dependence": gap.dependence._asdict()}
     keep(plan, start, row, "tokenizer", seed, tokenizer)
 
 
@@ -302,96 +337,17 @@ def model_scores(plan: Plan, seed: int, tokenizer: str, pattern: PatternName) ->
     model = LanguageModel(
         LanguageModelConfig(codec.codebooks, codec.codebook_size, pattern, width=64, depth=2, heads=2, context=FRAMES)
     )
-    config = LanguageModelTraining(plan.model_steps, 16, 3e-3, 20, validate_every=plan.model_steps)
+    config = TokenTraining(plan.model_steps, 16, 1e-2, 20, validate_every=plan.model_steps)
     phase = LanguageModelPhase(model, config, seed)
     fit(phase, Batches(codes["train"], 16, FRAMES, plan.model_steps, 2000 + seed, "codes"))
     row: Row = {"bits_per_frame": evaluation.bits_per_frame(model.eval(), codes["test"], FRAMES)}
+    row["price"] = price_of_factorisation(model, codes["train"], codes["test"], FRAMES, seed).bits_per_frame
     drawn = evaluation.sampled_music(model, codec, plan.sampled, FRAMES, SamplingConfig(), seed)
     sets = (clips(music(plan)[2]), drawn.audio)
     points = [evaluation.embeddings(extractor(), audio, CODEC.sample_rate) for audio in sets]
     row |= evaluation.distances(points[0], points[1])._asdict()
     row |= {"steps": drawn.steps, "seconds_per_second": drawn.seconds_per_second}
     keep(plan, start, row, "model", seed, tokenizer, pattern)
-
-
-def report(plan: Plan, seeds: int, front: Path | None) -> None:
-    """Print the sweep, the tokenizers and the language models: means over seeds, and the standard deviation."""
-    print("\n| stream | weight | total correlation | mel | mel cost | least perplexity |\n|" + " --- |" * 6)
-    points = [("none", 0.0), *((stream, weight) for stream in plan.streams for weight in plan.weights)]
-    rows = [read(plan, "sweep", *point) for point in points if part_file(plan, "sweep", *point).is_file()]
-    for row in rows:
-        cost, least = row["mel"] / rows[0]["mel"] - 1, min(row["perplexities"])
-        cells = (row["stream"], f"{row['weight']:g}", f"{row['total_correlation']:.3f}", f"{row['mel']:.4f}")
-        print(f"| {' | '.join(cells)} | {cost:+.1%} | {least:.1f} |")
-    if rows and front is not None:
-        draw_front(rows, front)
-    print_tokenizers(plan, seeds)
-    print_models(plan, seeds)
-
-
-def print_tokenizers(plan: Plan, seeds: int) -> None:
-    columns = ("TC", "TC, delayed", "pairwise", "mel", "l1", "SI-SNR", "least perplexity", "gap SW", "gap precision")
-    print("\n| loss | " + " | ".join(columns) + " |\n|" + " --- |" * (1 + len(columns)))
-    for tokenizer in TOKENIZERS:
-        found = parts(plan, seeds, "tokenizer", tokenizer)
-        figures: list[Callable[[Row], float]] = [
-            lambda row: row["parallel"]["total_correlation"],
-            lambda row: row["delay"]["total_correlation"],
-            lambda row: row["parallel"]["pairwise"],
-            lambda row: row["mel"],
-            lambda row: row["l1"],
-            lambda row: row["si_snr"],
-            lambda row: min(row["parallel"]["perplexities"]),
-            lambda row: row["parallel"]["marginals"]["gap"]["wasserstein"],
-            lambda row: row["parallel"]["marginals"]["gap"]["precision"],
-        ]
-        print(f"| {tokenizer} | " + " | ".join(mean([figure(row) for row in found]) for figure in figures) + " |")
-
-
-def print_models(plan: Plan, seeds: int) -> None:
-    """Print bits per frame, the price over the flattened model of tokenizer and seed, and the samples' distance."""
-    print("\n| loss | pattern | bits per frame | price | Frechet | precision | steps | s per s |\n|" + " --- |" * 8)
-    for tokenizer in TOKENIZERS:
-        flat = parts(plan, seeds, "model", tokenizer, "flatten")
-        for pattern in PATTERNS:
-            found = parts(plan, seeds, "model", tokenizer, pattern)
-            price = [row["bits_per_frame"] - other["bits_per_frame"] for row, other in zip(found, flat, strict=False)]
-            names = ("frechet", "precision", "steps", "seconds_per_second")
-            cells = [mean([row["bits_per_frame"] for row in found]), mean(price)]
-            cells += [mean([row[name] for row in found]) for name in names]
-            print(f"| {tokenizer} | {pattern} | {' | '.join(cells)} |")
-
-
-def parts(plan: Plan, seeds: int, kind: str, *names: str) -> list[Row]:
-    """Return what is there of all seeds."""
-    return [read(plan, kind, seed, *names) for seed in range(seeds) if part_file(plan, kind, seed, *names).is_file()]
-
-
-def mean(values: list[float]) -> str:
-    if not values:
-        return "-"
-    deviation = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4g}{deviation}"
-
-
-def draw_front(rows: list[Row], path: Path) -> None:
-    """Draw the total correlation against the cost, a line for each stream."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    for stream in dict.fromkeys(row["stream"] for row in rows[1:]):
-        own = [row for row in rows if row["stream"] in ("none", stream)]
-        cost = [100 * (row["mel"] / rows[0]["mel"] - 1) for row in own]
-        axes.plot(cost, [row["total_correlation"] for row in own], "o-", label=stream)
-        for row, at in zip(own, cost, strict=True):
-            axes.annotate(f"{row['weight']:g}", (at, row["total_correlation"]), fontsize=7)
-    axes.axvline(100 * (MAX_COST - 1), color="grey", linestyle=":")
-    axes.set(xlabel="mel loss on validation music, against no loss (%)", ylabel="total correlation (bits per frame)")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

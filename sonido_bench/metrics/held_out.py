@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sonido_bench.metrics.fitting import fit_until_worse
+
 __all__ = ["held_out_information"]
 
 _WIDTH, _BATCH, _LEARNING_RATE = 128, 512, 3e-3
-_MAX_STEPS, _STEPS_PER_CHECK, _PATIENCE = 4000, 100, 5
 _TRAIN, _VALIDATION = 0.7, 0.1  # shares; the rest is held out
 _MIN_SAMPLES = 100
 
@@ -78,30 +79,17 @@ def _sizes(count: int) -> list[int]:
     return [train, validation, count - train - validation]
 
 
-@torch.enable_grad()
 def _train(train: Tensor, validation: Tensor, size: int, generator: torch.Generator) -> _Predictor:
     """Fit a model, and return it as it was when it judged the validation samples best."""
     frequencies = train[-1].bincount(minlength=size).float() + 0.5  # Krichevsky and Trofimov's: no code is impossible
     model = _Predictor(len(train) - 1, (frequencies / frequencies.sum()).cpu(), generator).to(train.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
-    best, waited = _cross_entropy(model, validation), 0
-    kept = {name: value.clone() for name, value in model.state_dict().items()}
-    for step in range(1, _MAX_STEPS + 1):
+
+    def loss() -> Tensor:
         chosen = torch.randint(train.shape[1], (_BATCH,), generator=generator).to(train.device)
         batch = train[:, chosen]
-        loss = F.cross_entropy(model(batch[:-1]), batch[-1])
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        if step % _STEPS_PER_CHECK:
-            continue
-        found = _cross_entropy(model, validation)
-        waited = 0 if found < best else waited + 1
-        if found < best:
-            best, kept = found, {name: value.clone() for name, value in model.state_dict().items()}
-        if waited == _PATIENCE:
-            break
-    model.load_state_dict(kept)
+        return F.cross_entropy(model(batch[:-1]), batch[-1])
+
+    fit_until_worse(model, loss, lambda: _cross_entropy(model, validation), _LEARNING_RATE)
     return model
 
 

@@ -24,6 +24,7 @@ from sonido_bench.metrics.independence import (
     product_of_marginals,
     total_correlation,
 )
+from sonido_bench.metrics.kernel_independence import draw_order
 from sonido_bench.metrics.sample_distance import nearest_neighbour_precision, sliced_wasserstein
 
 __all__ = [
@@ -95,17 +96,24 @@ class MarginalsGap(NamedTuple):
     """Audio of codes whose dependence was destroyed, beside plain reconstructions.
 
     Attributes:
-        product: Distances of the product of marginals to the reference.
-        plain: Those of reconstructions of the same frames.
+        product: Distances of the product of marginals to the reference: no dependence, no order in time.
+        joint: Those of whole frames in random order: dependence, no order.
+        plain: Those of reconstructions of the same frames: both.
     """
 
     product: Distances
+    joint: Distances
     plain: Distances
 
     @property
     def gap(self) -> Distances:
-        """``product`` minus ``plain``: what is lost by the dependence alone. Of the precision, it is negative."""
+        """``product`` minus ``plain``: what is lost with dependence and order. Of the precision, it is negative."""
         return Distances(*(ours - theirs for ours, theirs in zip(self.product, self.plain, strict=True)))
+
+    @property
+    def dependence(self) -> Distances:
+        """``product`` minus ``joint``: what is lost with the dependence alone."""
+        return Distances(*(ours - theirs for ours, theirs in zip(self.product, self.joint, strict=True)))
 
 
 class SampledMusic(NamedTuple):
@@ -216,7 +224,8 @@ def marginals_gap(
 ) -> MarginalsGap:
     """Shuffle each codebook's codes on its own, decode, and see how far that is from music, beside reconstructions.
 
-    The shuffled codes have neither dependence between codebooks nor order in time; the reconstructions have both.
+    Codes shuffled in each codebook have neither dependence between codebooks nor order in time; reconstructions have
+    both. Between the two stand frames that are shuffled whole.
 
     Args:
         codec: In evaluation mode.
@@ -229,9 +238,12 @@ def marginals_gap(
     """
     generator = torch.Generator().manual_seed(seed)
     shuffled = product_of_marginals(codes, delays, generator)
+    plain = codes[:, : shuffled.shape[1]]
+    frames = plain.flatten(0, 1)
+    joint = frames[draw_order(len(frames), frames.device, generator)].view_as(plain)
     reference = embeddings(extractor, audio, codec.sample_rate, batch_size)
     found = []
-    for variant in (shuffled, codes[:, : shuffled.shape[1]]):
+    for variant in (shuffled, joint, plain):
         decoded = torch.cat([codec.decode(part) for part in torch.split(variant, batch_size)])
         found.append(distances(reference, embeddings(extractor, decoded, codec.sample_rate, batch_size), seed))
     return MarginalsGap(*found)
@@ -241,8 +253,8 @@ def marginals_gap(
 def bits_per_frame(model: LanguageModel, codes: Tensor, frames: int, batch_size: int = 16) -> float:
     """Return what a language model in evaluation mode pays for codes.
 
-    The price of a factorisation is this figure of the parallel or delayed model, minus that of a flattened one of equal
-    size and training on the same codes.
+    The price of a factorisation is this figure of the parallel or delayed model, minus that of a flattened one that
+    learned the same codes as well; ``price_of_factorisation`` wants no second model.
 
     Args:
         model: Without condition.

@@ -92,6 +92,7 @@ def test_the_gap_is_that_of_shuffled_codes_over_plain_ones(delays):
     codes = codec.encode(audio)
     found = evaluation.marginals_gap(codec, codes, audio, LogMel(num_mels=8), delays)
     assert found.gap.wasserstein == found.product.wasserstein - found.plain.wasserstein
+    assert found.dependence.frechet == found.product.frechet - found.joint.frechet
     again = evaluation.marginals_gap(codec, codes, audio, LogMel(num_mels=8), delays, batch_size=5)
     assert again.product.wasserstein == pytest.approx(found.product.wasserstein, rel=1e-3)
 
@@ -99,8 +100,22 @@ def test_the_gap_is_that_of_shuffled_codes_over_plain_ones(delays):
 def test_without_anything_to_shuffle_there_is_no_gap():
     codec, audio = tiny_codec(), tones(6)
     codes = codec.encode(audio)[:, :1].expand(-1, 20, -1)[:1].expand(6, -1, -1)
-    gap = evaluation.marginals_gap(codec, codes, audio, LogMel(num_mels=8)).gap
-    assert gap == pytest.approx((0, 0, 0), abs=1e-9)
+    found = evaluation.marginals_gap(codec, codes, audio, LogMel(num_mels=8))
+    assert found.gap == pytest.approx((0, 0, 0), abs=1e-9)
+    assert found.dependence == pytest.approx((0, 0, 0), abs=1e-9)
+
+
+def test_what_each_variant_keeps(monkeypatch):
+    codec, audio = tiny_codec(), tones(12)
+    codes, decoded, decode = codec.encode(audio), [], codec.decode
+    monkeypatch.setattr(codec, "decode", lambda part: decoded.append(part) or decode(part))
+    evaluation.marginals_gap(codec, codes, audio, LogMel(num_mels=8))
+    product, joint, plain = (sorted(map(tuple, part.flatten(0, 1).tolist())) for part in decoded)
+    assert plain == joint == sorted(map(tuple, codes.flatten(0, 1).tolist()))
+    assert not torch.equal(decoded[1], codes)
+    assert product != plain
+    for codebook in range(codec.codebooks):
+        assert torch.equal(decoded[0][..., codebook].flatten().sort()[0], codes[..., codebook].flatten().sort()[0])
 
 
 @pytest.mark.parametrize("pattern", ["parallel", "delay", "flatten"])
