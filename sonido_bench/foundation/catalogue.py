@@ -19,13 +19,17 @@ __all__ = ["built_in_names", "load_extractor"]
 # Imported when asked for: the command line lists names without loading a model.
 _BUILT_IN = {
     "chroma": "sonido_bench.foundation.chroma:Chroma",
+    "codec-tiny": "sonido_bench.foundation.codec.extractor:CodecTiny",
     "convnet": "sonido_bench.foundation.convnet:ConvNet",
     "lfk16": "sonido_bench.foundation.log_frequency_kmeans:LFK16",
     "logmel": "sonido_bench.foundation.logmel:LogMel",
     "sonido-tiny": "sonido_bench.foundation.sonido.extractor:SonidoTiny",
 }
-# The same for the stage-1 codes of a model without its language model.
-_TOKENIZERS = {"sonido-tiny": "sonido_bench.foundation.sonido.extractor:SonidoTinyTokenizer"}
+# The same for the codes of a model without its language model.
+_TOKENIZERS = {
+    "codec-tiny": "sonido_bench.foundation.codec.extractor:CodecTinyTokenizer",
+    "sonido-tiny": "sonido_bench.foundation.sonido.extractor:SonidoTinyTokenizer",
+}
 
 
 def built_in_names() -> list[str]:

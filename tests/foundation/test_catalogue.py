@@ -31,7 +31,7 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_every_built_in_name_loads():
-    assert built_in_names() == ["chroma", "convnet", "lfk16", "logmel", "sonido-tiny"]
+    assert built_in_names() == ["chroma", "codec-tiny", "convnet", "lfk16", "logmel", "sonido-tiny"]
     assert [load_extractor(name).card.name for name in built_in_names()] == built_in_names()
 
 
@@ -43,6 +43,8 @@ def test_random_control_by_name():
 def test_tokenizer_control_by_name():
     assert load_extractor("sonido-tiny@tokenizer").card.name == "sonido-tiny@tokenizer"
     assert load_extractor("sonido-tiny@tokenizer").spec.dims == {"top": 256, "mid": 256}
+    assert load_extractor("codec-tiny@tokenizer").card.name == "codec-tiny@tokenizer"
+    assert load_extractor("codec-tiny@tokenizer").spec.dims == {"codes": 128}
 
 
 def test_own_class_of_the_working_folder(own_module):
@@ -54,7 +56,7 @@ def test_own_class_of_the_working_folder(own_module):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("logmell", r"unknown extractor 'logmell' \(did you mean logmel\?\); built in: chroma, convnet, lfk16, logmel"),
+        ("logmell", r"unknown extractor 'logmell' \(did you mean logmel\?\); built in: chroma, codec-tiny, convnet"),
         ("", "unknown extractor ''"),
         ("logmel@random", "no weights"),
         ("logmel@tokenizer", "'logmel' has no @tokenizer control"),
