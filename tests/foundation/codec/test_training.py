@@ -128,7 +128,8 @@ def test_published_training():
 
 
 def test_wrong_training_is_refused():
-    for options in ({"adversary_start": -1}, {"mel_weight": -1.0}, {"l1_weight": 0.0, "mel_weight": 0.0}):
+    weights = ({"mel_weight": -1.0}, {"l1_weight": 0.0, "mel_weight": 0.0})
+    for options in ({"adversary_start": -1}, {"mel_windows": ()}, {"mel_windows": (4, 64)}, {"num_mels": 0}, *weights):
         with pytest.raises(ConfigError, match="codec: "):
             CodecTraining(steps=250, batch_size=2, **options)
     with pytest.raises(ConfigError, match="segment_seconds and crops must be above 0"):
