@@ -60,7 +60,7 @@ CODEC = CodecConfig(
 )
 DELAYS = tuple(range(CODEC.quantizer.codebooks))
 DATA_SEED = 2002
-STREAMS: tuple[StreamVariant, ...] = ("straight_through", "post", "pre")
+STREAMS: tuple[StreamVariant, ...] = ("straight_through", "post")
 TOKENIZERS = {"none": None, "parallel": None, "delay": DELAYS}  # with the delays of the loss
 PATTERNS: tuple[PatternName, ...] = ("parallel", "delay", "flatten")
 MEL_WINDOWS, NUM_MELS = (128, 512, 2048), 128
@@ -79,10 +79,10 @@ class Plan:
     seconds: float = 12.0
     base_steps: int = 1000
     tune_steps: int = 200
-    model_steps: int = 1600
+    model_steps: int = 1200
     flattened_seeds: int = 1  # four times as many steps of computing as the others
     sampled: int = 160
-    weights: tuple[float, ...] = (3.0, 10.0, 30.0)
+    weights: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)
     streams: tuple[StreamVariant, ...] = STREAMS
     method: InformationMethod = "held_out"
 
