@@ -9,6 +9,7 @@ from typing import Any, cast
 __all__ = ["read_parts", "report"]
 
 Row = dict[str, Any]
+COLOURS = {"straight_through": "C0", "post": "C1", "pre": "C2"}
 TOKENIZERS, PATTERNS = ("none", "parallel", "delay"), ("parallel", "delay", "flatten")
 
 
@@ -98,14 +99,18 @@ def draw_front(points: list[tuple[str, Row]], path: Path, max_cost: float) -> No
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.5), layout="constrained", sharey=True)
     for axes, form in zip(panels, ("parallel", "delay"), strict=True):
         rows = [row for name, row in points if name == form]
-        for stream in dict.fromkeys(row["stream"] for row in rows[1:]):
+        for stream, colour in COLOURS.items():
             own = [row for row in rows if row["stream"] in ("none", stream)]
+            if len(own) == 1:
+                continue
             cost = [100 * (row["mel"] / rows[0]["mel"] - 1) for row in own]
             heights = [row[form]["total_correlation"] for row in own]
-            axes.plot(cost, heights, "o-", label=stream)
+            axes.plot(cost, heights, "o-", color=colour, label=stream)
             for row, x, y in zip(own, cost, heights, strict=True):
                 axes.annotate(f"{row['weight']:g}", (x, y), fontsize=7)
         axes.axvline(100 * (max_cost - 1), color="grey", linestyle=":")
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.set_xticks([0, 1, 3, 10, 30], ["0", "1", "3", "10", "30"])
         axes.set(title=f"loss on {form} codes", xlabel="mel loss on validation music, against no loss (%)")
         axes.legend(fontsize=8)
     panels[0].set_ylabel("total correlation (bits per frame)")
