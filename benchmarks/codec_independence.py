@@ -115,7 +115,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         with tempfile.TemporaryDirectory() as folder:
-            plan = Plan(Path(folder), (6, 4, 6), 4.0, 2, 2, 2, 4, (10.0,), ("straight_through",), "plug_in")
+            plan = Plan(
+                Path(folder),
+                tracks=(6, 4, 6),
+                seconds=4.0,
+                base_steps=2,
+                tune_steps=2,
+                model_steps=2,
+                sampled=4,
+                weights=(10.0,),
+                streams=("straight_through",),
+                method="plug_in",
+            )
             run(plan, Path(folder) / "data", 1, 1)
             report(plan.results, 1, None, MAX_COST)
         return
