@@ -175,7 +175,7 @@ def load_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     Raises:
         DataError: If one holds NaN or infinity.
     """
-    state = {}
+    state = {}  # safe_open is no mapping: it has keys(), and cannot be iterated
     with safe_open(folder / _WEIGHTS, framework="pt") as file:
         for name in (name for name in file.keys() if name.startswith(prefix)):  # noqa: SIM118
             tensor = file.get_tensor(name)
