@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from sonido_bench.errors import ConfigError
 from sonido_bench.foundation.codec.patterns import CodePattern, PatternName
-from sonido_bench.foundation.transformer.cache import KVCache
 from sonido_bench.foundation.transformer.token_embedding import TokenEmbedding
 from sonido_bench.foundation.transformer.transformer import Transformer, TransformerConfig
 
@@ -203,26 +202,13 @@ class LanguageModel(nn.Module):
         last = self.pattern.places(codes.shape[1]).amax(dim=1).to(codes.device)
         return {layer: hidden[:, prefix.shape[1] + 1 + last] for layer, hidden in outputs.items()}
 
-    def next_logits(self, tokens: Tensor, first: int, prefix: Tensor, cache: KVCache) -> Tensor:
-        """Read steps, and predict the one behind them; for sampling.
+    def embed(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """Embed steps, ``(batch, steps, codebooks)`` to ``(batch, steps, width)``.
 
         Args:
-            tokens: Steps that have not been read yet, ``(batch, steps, codebooks)``.
-            first: Their place among all that are read, the step of special tokens being 0.
-            prefix: The condition, as ``prefix`` gives it; read before place 0.
-            cache: What was read before.
-
-        Returns:
-            Logits of the next step, ``(batch, codebooks, codebook_size)``.
+            tokens: Codes, and special tokens where a step has none.
+            first: Place of the first of them among all that are read, the step of special tokens being 0.
         """
-        embedded = self.embed(tokens, first)
-        if first == 0:
-            embedded = torch.cat([prefix, embedded], dim=1)
-        last = self.transformer(embedded, cache=cache)[:, -1:]
-        return self.logits(last.expand(-1, self.config.codebooks, -1))
-
-    def embed(self, tokens: Tensor, first: int = 0) -> Tensor:
-        """Embed steps, the first of which has a given place: ``(batch, steps, codebooks)`` to ``(..., width)``."""
         embedded: Tensor = self.embedding(tokens)
         return embedded + sinusoidal_positions(first, tokens.shape[1], self.config.width, embedded)
 
@@ -268,6 +254,11 @@ class LanguageModel(nn.Module):
         """Apply each codebook's head: ``(..., codebooks, width)`` to ``(..., codebooks, codebook_size)``."""
         heads = torch.unflatten(self.heads.weight, 0, (self.config.codebooks, -1))
         return torch.einsum("...kw,kcw->...kc", self.norm(hidden), heads)
+
+    def next_logits(self, state: Tensor) -> Tensor:
+        """Apply all heads to one state, ``(batch, width)`` to ``(batch, codebooks, codebook_size)``; for sampling."""
+        logits: Tensor = self.heads(self.norm(state))
+        return torch.unflatten(logits, -1, (self.config.codebooks, -1))
 
     def check_codes(self, codes: Tensor, least: int = 0) -> None:
         """Refuse codes that would be read as something else.

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sonido_bench.errors import ConfigError
 from sonido_bench.foundation.codec.language_model import LanguageModel
-from sonido_bench.foundation.transformer.cache import KVCache
 from sonido_bench.foundation.transformer.sampling import SamplingConfig, sample_logits
+from sonido_bench.foundation.transformer.stepping import Stepper, read_prompt
 
 __all__ = ["Sampled", "sample", "sampling_windows"]
 
@@ -139,10 +139,17 @@ def _window(
     unknown = known.new_full((len(known), frames - known.shape[1], known.shape[2]), model.special)
     tokens = model.shifted(torch.cat([known, unknown], dim=1))  # place 0 is the step of special tokens
     places = model.pattern.places(frames)[known.shape[1] :].to(known.device)
-    copies, cache, read = len(prefix) // len(known), KVCache(model.config.depth), 0
+    copies, read = len(prefix) // len(known), 0
+    stepper: Stepper | None = None
     for step in _drawn_steps(model, known.shape[1], frames):
-        unread = tokens[:, read : step + 1].repeat(copies, 1, 1)
-        logits = model.next_logits(unread, read, prefix, cache)
+        unread = model.embed(tokens[:, read : step + 1].repeat(copies, 1, 1), read)
+        if stepper is None:
+            begin = torch.cat([prefix, unread], dim=1)
+            last, stepper = read_prompt(model.transformer, begin, prefix.shape[1] + tokens.shape[1])
+        else:
+            for embedded in unread.unbind(1):
+                last = stepper(embedded)
+        logits = model.next_logits(last)
         if sampling.guidance != 1:
             given, none = logits.chunk(2)
             logits = none + sampling.guidance * (given - none)

@@ -14,9 +14,8 @@ from sonido_bench.foundation.jukebox.code_model import CodeModel
 from sonido_bench.foundation.jukebox.conditioner import LabelConditioner, UpsamplerConditioner
 from sonido_bench.foundation.jukebox.labels import check_timing
 from sonido_bench.foundation.jukebox.prior_config import LyricsConfig, PriorConfig
-from sonido_bench.foundation.transformer.cache import KVCache
 from sonido_bench.foundation.transformer.sampling import SamplingConfig, sample_logits
-from sonido_bench.foundation.transformer.stepping import Stepper
+from sonido_bench.foundation.transformer.stepping import read_prompt
 
 __all__ = ["LyricEncoder", "Prior", "PriorConfig", "PriorLogits", "PriorLoss"]
 
@@ -236,21 +235,18 @@ class Prior(nn.Module):
             return prompt
         known = self._conditions(prompt, labels, above, steps)
         read, model = self._read(prompt, known), self.music
-        cache = KVCache(self.config.depth, read.shape[1])
-        for part in torch.split(read, chunk or read.shape[1], dim=1):
-            hidden = model.transformer(part, cache=cache, context=known.context)
-        stepper = Stepper(model.transformer, cache, read.shape[1] + steps - 1)
-        del cache, read
-        last, drawn = hidden[:, -1:], prompt.new_empty(len(prompt), steps)
+        last, stepper = read_prompt(model.transformer, read, read.shape[1] + steps - 1, known.context, chunk)
+        del read
+        drawn = prompt.new_empty(len(prompt), steps)
         for step in range(steps):
-            logits = model.logits(last, stepper.position - 1, known.bias)[..., self.config.shift :]
+            logits = model.logits(last.unsqueeze(1), stepper.position - 1, known.bias)[..., self.config.shift :]
             code = sample_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, generator)
             drawn[:, step : step + 1] = code
             if progress is not None:
                 progress(step + 1, steps)
             if step + 1 < steps:
                 placed = model.place(model.embedding(code + self.config.shift), stepper.position, known.bias)
-                last = stepper(placed[:, 0]).unsqueeze(1)
+                last = stepper(placed[:, 0])
         return torch.cat([prompt, drawn], dim=1)
 
     def _read(self, codes: Tensor, known: _Conditions) -> Tensor:

@@ -25,6 +25,7 @@ from sonido_bench.foundation.sonido.condition import embed_text, read_embedding
 from sonido_bench.foundation.sonido.config import LevelName
 from sonido_bench.foundation.sonido.model import Sonido
 from sonido_bench.foundation.sonido.prior import Prior
+from sonido_bench.foundation.transformer.few_rows import lay_out
 
 __all__ = ["generate"]
 
@@ -58,6 +59,9 @@ def generate(checkpoint: Path, output: Path, config: GenerationConfig, device: s
     samplers = _samplers(model, config, tokens)
     record.save(tokens)
     tokens = {level: frames.to(device) for level, frames in tokens.items()}
+    if config.sampling.guidance == 1:  # one row a step
+        for sampler in samplers:
+            lay_out(sampler.prior.transformer)
     with Progress(console=Console(stderr=True)) as progress:
         for sampler in samplers:
             bar = progress.add_task(f"sampling {sampler.level}", total=sampler.total)

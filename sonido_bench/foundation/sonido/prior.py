@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from sonido_bench.errors import ConfigError
 from sonido_bench.foundation.sonido.config import PriorConfig
-from sonido_bench.foundation.transformer.cache import KVCache
 from sonido_bench.foundation.transformer.conditioner import TokenConditioner
 from sonido_bench.foundation.transformer.sampling import SamplingConfig, sample_logits
+from sonido_bench.foundation.transformer.stepping import read_prompt
 from sonido_bench.foundation.transformer.token_embedding import TokenEmbedding
 from sonido_bench.foundation.transformer.transformer import Transformer, TransformerConfig
 
@@ -199,24 +199,28 @@ class Prior(nn.Module):
         if guided and condition is None:
             raise ConfigError("guidance wants a condition: give an audio or text embedding, or guidance 1")
         self._check(prompt, steps)
+        if not steps:
+            return prompt
         vectors = self._condition_vectors(condition, len(prompt))
         upper = self._upper(above, prompt.shape[1] + steps)
         if guided and vectors is not None:  # the second half of the batch is without condition
             vectors = torch.cat([vectors, self.no_condition.expand_as(vectors)])
             upper = None if upper is None else upper.repeat(2, 1, 1)
-        copies = 2 if guided else 1
-        cache = KVCache(self.config.depth)
-        tokens, unread = prompt, self._shifted(prompt.repeat(copies, 1, 1), vectors)
+        copies, tokens = 2 if guided else 1, prompt
+        read = self._placed(self._shifted(prompt.repeat(copies, 1, 1), vectors), 0, upper, vectors)
+        last, stepper = read_prompt(self.transformer, read, read.shape[1] + steps - 1)
         for step in range(steps):
-            hidden = self.transformer(self._placed(unread, cache.position, upper, vectors), cache=cache)[:, -1:]
-            logits = self._logits(self.norm(hidden))
+            logits = self._logits(self.norm(last)).unsqueeze(1)
             if guided:
                 with_condition, without = logits.chunk(2)
                 logits = without + sampling.guidance * (with_condition - without)
             drawn = sample_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, generator)
-            tokens, unread = torch.cat([tokens, drawn], dim=1), self.embedding(drawn.repeat(copies, 1, 1))
+            tokens = torch.cat([tokens, drawn], dim=1)
             if progress is not None:
                 progress(step + 1, steps)
+            if step + 1 < steps:
+                embedded = self.embedding(drawn.repeat(copies, 1, 1))
+                last = stepper(self._placed(embedded, stepper.position, upper, vectors)[:, 0])
         return tokens
 
     def _shifted(self, tokens: Tensor, vectors: Tensor | None) -> Tensor:

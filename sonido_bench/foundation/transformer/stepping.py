@@ -17,7 +17,7 @@ from sonido_bench.foundation.transformer.few_rows import few_rows_linear, one_ro
 from sonido_bench.foundation.transformer.sparse_attention import Pattern, SparseAttention
 from sonido_bench.foundation.transformer.transformer import Block, Transformer
 
-__all__ = ["Stepper"]
+__all__ = ["Stepper", "read_prompt"]
 
 
 class Stepper:
@@ -54,6 +54,35 @@ class Stepper:
                 hidden = step(hidden, places[pattern])
         self.position += 1
         return hidden
+
+
+@torch.no_grad()
+def read_prompt(
+    transformer: Transformer,
+    hidden: Tensor,
+    positions: int,
+    context: Tensor | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Stepper]:
+    """Read the beginning of a sequence, to go on from there position by position.
+
+    Args:
+        transformer: In evaluation mode.
+        hidden: ``(batch, positions read, width)``, one position at least.
+        positions: Of the whole sequence.
+        context: As in ``Transformer.forward``.
+        chunk: So many positions are read at a time, to save memory; ``None``: all at once.
+
+    Returns:
+        What the transformer puts out at the last position read, ``(batch, width)``, and what reads those that follow.
+
+    Raises:
+        ValueError: If a context is missing.
+    """
+    cache = KVCache(transformer.config.depth, hidden.shape[1])
+    for part in torch.split(hidden, chunk or hidden.shape[1], dim=1):
+        read = transformer(part, cache=cache, context=context)
+    return read[:, -1], Stepper(transformer, cache, positions)
 
 
 class _Place(NamedTuple):

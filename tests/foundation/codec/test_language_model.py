@@ -12,6 +12,7 @@ from sonido_bench.foundation.codec.language_model import (
     LanguageModelConfig,
     sinusoidal_positions,
 )
+from tests.foundation.codec.musicgen_decoder import musicgen_decoder
 
 BOOKS, SIZE = 3, 7
 CONFIG = LanguageModelConfig(
@@ -63,39 +64,14 @@ def test_a_logit_depends_on_exactly_the_codes_that_its_pattern_allows(name):
 
 @pytest.fixture(scope="module")
 def oracle():
-    """A decoder of transformers with weights of ours, and ours."""
-    transformers = pytest.importorskip("transformers")
+    """A language model, and a decoder of transformers with its weights."""
+    pytest.importorskip("transformers")
     model = build(codebooks=4, condition_dim=None)
-    config = transformers.MusicgenDecoderConfig(
-        vocab_size=SIZE, num_codebooks=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
-        max_position_embeddings=64, dropout=0.0, pad_token_id=SIZE, bos_token_id=SIZE,
-    )  # fmt: skip
-    theirs = transformers.MusicgenForCausalLM(config).eval()
     torch.manual_seed(1)
     for norm in (module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)):
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
-    state = {"model.decoder.layer_norm": model.norm}
-    for index, table in enumerate(model.embedding.tables.chunk(4)):
-        state[f"model.decoder.embed_tokens.{index}"] = table
-    for index, head in enumerate(model.heads.weight.chunk(4)):
-        state[f"lm_heads.{index}"] = head
-    for index, block in enumerate(model.transformer.blocks):
-        layer = f"model.decoder.layers.{index}."
-        for part, weight in zip("qkv", block.attention.project_in.weight.chunk(3), strict=True):
-            state[f"{layer}self_attn.{part}_proj"] = weight
-        state[f"{layer}self_attn.out_proj"] = block.attention.project_out.weight
-        state[f"{layer}self_attn_layer_norm"] = block.attention_norm
-        state[f"{layer}final_layer_norm"] = block.mlp_norm
-        state[f"{layer}fc1"], state[f"{layer}fc2"] = block.mlp_in.weight, block.mlp_out.weight
-    flat = {}
-    for name, value in state.items():
-        parts = dict(value.named_parameters()) if isinstance(value, torch.nn.Module) else {"weight": value}
-        flat |= {f"{name}.{part}": parameter.detach().clone() for part, parameter in parts.items()}
-    missing, unexpected = theirs.load_state_dict(flat, strict=False)
-    assert not unexpected
-    assert all("encoder_attn" in name for name in missing)  # cross-attention, which nothing is given to
-    return model, theirs
+    return model, musicgen_decoder(model)
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from sonido_bench.errors import ConfigError
 from sonido_bench.foundation.codec.language_model import LanguageModel, LanguageModelConfig
 from sonido_bench.foundation.codec.patterns import CodePattern
 from sonido_bench.foundation.codec.sampling import sample
-from sonido_bench.foundation.transformer.cache import KVCache
 from sonido_bench.foundation.transformer.sampling import SamplingConfig
+from sonido_bench.foundation.transformer.stepping import Stepper, read_prompt
 
 BOOKS, SIZE = 3, 7
 CONFIG = LanguageModelConfig(
@@ -37,9 +37,11 @@ def condition_of(batch=2):
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_number_of_steps_is_exact(name):
+def test_number_of_steps_is_exact(name, monkeypatch):
     model, calls, told = build(pattern=name), [], []
     model.transformer.register_forward_hook(lambda *_: calls.append(1))
+    step_on = Stepper.__call__
+    monkeypatch.setattr(Stepper, "__call__", lambda self, hidden: calls.append(1) or step_on(self, hidden))
     codes, steps = sample(model, 8, generator=torch.Generator().manual_seed(0), progress=lambda *at: told.append(at))
     expected = {"parallel": 8, "delay": 10, "partial_delay": 9, "flatten": 24}.get(name, 16)
     assert steps == len(calls) == expected == model.pattern.steps(8)
@@ -63,13 +65,14 @@ def test_what_is_drawn_greedily_is_the_likeliest_in_one_pass_over_the_whole(name
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", PATTERNS)
-def test_cached_logits_are_those_of_one_pass(name):
+def test_logits_step_by_step_are_those_of_one_pass(name):
     model, codes, condition = build(pattern=name), codes_of(7), condition_of()
-    whole, shifted = model(codes, condition), model.shifted(codes)
-    cache, prefix, found = KVCache(2), model.prefix(condition, 2), []
-    for step in range(model.pattern.steps(7)):
-        found.append(model.next_logits(shifted[:, step : step + 1], step, prefix, cache))
-    assert (model.pattern.revert(torch.stack(found, dim=1), 7) - whole).abs().max() < 1e-5
+    prefix, steps = model.prefix(condition, 2), model.pattern.steps(7)
+    begin, *others = model.embed(model.shifted(codes)[:, :steps]).split(1, dim=1)
+    last, stepper = read_prompt(model.transformer, torch.cat([prefix, begin], dim=1), 1 + steps)
+    states = [last, *(stepper(embedded[:, 0]) for embedded in others)]
+    logits = torch.stack([model.next_logits(state) for state in states], dim=1)
+    assert (model.pattern.revert(logits, 7) - model(codes, condition)).abs().max() < 1e-5
 
 
 @torch.no_grad()

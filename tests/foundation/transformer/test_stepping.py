@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sonido_bench.foundation.transformer.cache import KVCache
-from sonido_bench.foundation.transformer.stepping import Stepper
+from sonido_bench.foundation.transformer.stepping import Stepper, read_prompt
 from sonido_bench.foundation.transformer.transformer import Transformer, TransformerConfig
 
 LENGTH = 29  # six rows and a part of one
@@ -46,15 +46,15 @@ def test_patterns_alternate(activation):
     assert torch.allclose(stepped(transformer, hidden, 8), transformer(hidden), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 4, 17])
 @torch.no_grad()
-def test_a_prompt_read_in_chunks_is_continued():
-    transformer, hidden = model("row", "column", "previous_row"), torch.randn(2, LENGTH, 16)
-    cache = KVCache(3)
-    for chunk in hidden[:, :17].split(4, dim=1):
-        transformer(chunk, cache=cache)
-    stepper = Stepper(transformer, cache, LENGTH)
-    found = torch.stack([stepper(hidden[:, position]) for position in range(17, LENGTH)], dim=1)
-    assert torch.allclose(found, transformer(hidden)[:, 17:], atol=1e-4, rtol=1e-4)
+def test_a_prompt_is_continued_however_it_is_read(chunk):
+    transformer, hidden = model("row", "column", "cross", "previous_row"), torch.randn(2, LENGTH, 16)
+    context = torch.randn(2, 7, 16)
+    last, stepper = read_prompt(transformer, hidden[:, :17], LENGTH, context, chunk)
+    assert stepper.position == 17
+    found = torch.stack([last, *(stepper(hidden[:, position]) for position in range(17, LENGTH))], dim=1)
+    assert torch.allclose(found, transformer(hidden, context=context)[:, 16:], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
