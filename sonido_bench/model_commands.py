@@ -167,10 +167,7 @@ def _generate_jukebox(folder: Path, arguments: argparse.Namespace) -> Path:
     parts = jukebox_parts(folder, arguments.preset, dtype, arguments.cache)
     hops = arguments.hop_fraction or [*[0.5] * (len(parts.priors) - 1), 0.125]
     config = replace(config, hop_fractions=tuple(hops), ids=_label_ids(folder, parts, arguments))
-    try:
-        return sample(parts, arguments.output, config, device)
-    except ValueError as error:  # of a song's length
-        raise ConfigError(str(error)) from error
+    return sample(parts, arguments.output, config, device)
 
 
 def _label_ids(folder: Path, parts: "JukeboxParts", arguments: argparse.Namespace) -> "tuple[LabelIds, ...]":

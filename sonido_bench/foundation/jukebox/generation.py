@@ -96,9 +96,9 @@ def generate(parts: JukeboxParts, output: Path, config: JukeboxGeneration, devic
         The audio file.
 
     Raises:
-        ConfigError: If the model cannot do what is asked, or the folder holds another generation.
+        ConfigError: If the model cannot do what is asked, the song is of a length that a prior does not know, or the
+            folder holds another generation.
         DataError: If a file cannot be read.
-        ValueError: If the song is of a length that a prior does not know.
     """
     _check(parts, config)
     record = GenerationRecord(output, _settings(parts, config))
@@ -300,8 +300,11 @@ def _level(parts: JukeboxParts, config: JukeboxGeneration, level: int, samples: 
     if prior.lyrics is not None and prior.labels is not None:
         lyrics = tuple(lyric_ids(config.lyrics, prior.labels.version))
     song = SongLabels(told, artist, genres, lyrics)
-    labels = {
-        start: label_vector(prior, song, start * prior.hop_length) if prior.labels is not None else None
-        for start in window_starts(total, prior.context, hop)
-    }
+    starts = window_starts(total, prior.context, hop)
+    labels: dict[int, Tensor | None] = dict.fromkeys(starts)
+    if prior.labels is not None:
+        try:
+            labels = {start: label_vector(prior, song, start * prior.hop_length) for start in starts}
+        except ValueError as error:  # of the song's length: all else was held to the prior before
+            raise ConfigError(str(error)) from error
     return _Level(level, source, ratio, total, labels, config)

@@ -268,7 +268,7 @@ def test_what_the_model_cannot_do_is_refused(parts, tmp_path, arguments, message
 
 
 def test_songs_of_a_length_that_no_prior_knows_are_refused_before_anything_is_loaded(parts, tmp_path):
-    with pytest.raises(ValueError, match="less than 600 s"):
+    with pytest.raises(ConfigError, match="less than 600 s"):
         generate(parts, tmp_path / "out", JukeboxGeneration(seconds=1.0, song_seconds=700.0))
     assert not (tmp_path / "out").exists()
 
