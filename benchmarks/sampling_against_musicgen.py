@@ -30,7 +30,7 @@ SIZES = {
     "codec-tiny": replace(PRESETS["tiny"], codebook_size=256, width=128, depth=4, heads=4),
     "MusicGen small": PRESETS["small"],
 }
-REPEATS = 3
+REPEATS = 5
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def compare(name: str, config: LanguageModelConfig, cases: list[tuple[int, int]]
     torch.manual_seed(0)
     ours = LanguageModel(config).eval()
     theirs, laid_out = musicgen_decoder(ours), deepcopy(ours)
-    lay_out(laid_out.transformer)
+    lay_out(laid_out)
     greedy = SamplingConfig(temperature=0.0)
     for model in (ours, laid_out):
         assert torch.equal(our_codes(model, 1, 8, greedy), their_codes(theirs, 1, 8, greedy)), "the likeliest differ"

@@ -55,7 +55,7 @@ def generate(checkpoint: Path, output: Path, config: GenerationConfig, device: s
     codes = (codes if saved is None else saved[_CODES]).to(device)
     record.save({_CODES: codes})
     windows = sampling_windows(codes.shape[1], total, model.config.language_model.context, config.hop_fraction)
-    lay_out(model.language_model.transformer)
+    lay_out(model.language_model)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("sampling codes", total=total, completed=codes.shape[1])
         for _, known, end in windows:

@@ -77,9 +77,13 @@ class CodeModel(nn.Module):
 
     def logits(self, hidden: Tensor, first: int, bias: Tensor | None) -> Tensor:
         """Return ``(batch, length, vocabulary)`` from what the transformer puts out; arguments as of ``place``."""
-        if not self.tied:
-            predicted: Tensor = self.head(hidden)
-            return predicted
-        if bias is not None:
-            hidden = hidden + bias[:, first : first + hidden.shape[1]]
-        return F.linear(hidden, self.embedding.weight)
+        return F.linear(self.before_head(hidden, first, bias), self.output_weight)
+
+    def before_head(self, hidden: Tensor, first: int, bias: Tensor | None) -> Tensor:
+        """Return what ``output_weight`` is multiplied with, of the shape of ``hidden``; arguments as of ``place``."""
+        return hidden + bias[:, first : first + hidden.shape[1]] if self.tied and bias is not None else hidden
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Return the weights that make logits, ``(vocabulary, width)``."""
+        return self.embedding.weight if self.tied else self.head.weight

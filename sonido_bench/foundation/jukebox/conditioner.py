@@ -46,20 +46,21 @@ class LabelConditioner(nn.Module):
         start: Tensor = self.artist(artist).unsqueeze(1) + words.sum(dim=1, keepdim=True)
         return start
 
-    def timing(self, times: Tensor) -> Tensor:
-        """Return what the time says at every code.
+    def timing(self, times: Tensor, codes: int) -> Tensor:
+        """Return what the time says at the first codes of a window.
 
         Args:
             times: int64 ``(batch, 3)``: length of the song, offset and length of the window, in samples.
+            codes: How many, at most ``context``.
 
         Returns:
-            ``(batch, context, width)``.
+            ``(batch, codes, width)``.
         """
         # In single precision as in the original, which decides the bin of times on an edge.
         total, start = times[:, 0:1].float(), times[:, 1:2].float()
         end = (times[:, 1:2] + times[:, 2:3]).float()
         low, high = self.total_range
-        fraction = torch.arange(self.context, dtype=torch.float32, device=times.device) / self.context
+        fraction = torch.arange(codes, dtype=torch.float32, device=times.device) / self.context
         absolute = (start + (end - start) * fraction) / high
         first, last = start / total, (end / total).clamp(0.0, 1.0)
         relative = first + (last - first) * fraction

@@ -165,7 +165,7 @@ class _Level:
         if done.shape[1] >= self.total:
             return
         prior = self.source.load().to(device).eval()
-        lay_out(prior.music.transformer)
+        lay_out(prior.music)
         for start, labels in self.labels.items():
             end = min(start + prior.config.context, self.total)
             if end > done.shape[1]:

@@ -14,6 +14,7 @@ from sonido_bench.foundation.jukebox.code_model import CodeModel
 from sonido_bench.foundation.jukebox.conditioner import LabelConditioner, UpsamplerConditioner
 from sonido_bench.foundation.jukebox.labels import check_timing
 from sonido_bench.foundation.jukebox.prior_config import LyricsConfig, PriorConfig
+from sonido_bench.foundation.transformer.few_rows import few_rows_linear
 from sonido_bench.foundation.transformer.sampling import SamplingConfig, sample_logits
 from sonido_bench.foundation.transformer.stepping import read_prompt
 
@@ -237,9 +238,10 @@ class Prior(nn.Module):
         read, model = self._read(prompt, known), self.music
         last, stepper = read_prompt(model.transformer, read, read.shape[1] + steps - 1, known.context, chunk)
         del read
-        drawn = prompt.new_empty(len(prompt), steps)
+        drawn, predict = prompt.new_empty(len(prompt), steps), few_rows_linear(model.output_weight, None, len(prompt))
         for step in range(steps):
-            logits = model.logits(last.unsqueeze(1), stepper.position - 1, known.bias)[..., self.config.shift :]
+            before_head = model.before_head(last.unsqueeze(1), stepper.position - 1, known.bias)
+            logits = predict(before_head[:, 0])[:, None, self.config.shift :]
             code = sample_logits(logits, sampling.temperature, sampling.top_k, sampling.top_p, generator)
             drawn[:, step : step + 1] = code
             if progress is not None:
@@ -270,7 +272,7 @@ class Prior(nn.Module):
             times, artist, genres, lyrics = labels.tensor_split([3, 4, 4 + config.labels.max_genres], dim=1)
             start = self.labels(artist[:, 0], genres)
             if self.labels.bins:
-                bias = self.labels.timing(times)
+                bias = self.labels.timing(times, codes.shape[1] + new)
         if self.lyrics is not None:
             context = self.lyrics(lyrics)
         if bias is not None and config.lyrics_in_sequence:

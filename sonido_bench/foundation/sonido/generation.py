@@ -61,7 +61,7 @@ def generate(checkpoint: Path, output: Path, config: GenerationConfig, device: s
     tokens = {level: frames.to(device) for level, frames in tokens.items()}
     if config.sampling.guidance == 1:  # one row a step
         for sampler in samplers:
-            lay_out(sampler.prior.transformer)
+            lay_out(sampler.prior)
     with Progress(console=Console(stderr=True)) as progress:
         for sampler in samplers:
             bar = progress.add_task(f"sampling {sampler.level}", total=sampler.total)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sonido_bench.foundation.transformer.cache import KVCache, LayerCache
-from sonido_bench.foundation.transformer.few_rows import few_rows_linear, one_row_routines
+from sonido_bench.foundation.transformer.few_rows import few_rows_linear
 from sonido_bench.foundation.transformer.sparse_attention import Pattern, SparseAttention
 from sonido_bench.foundation.transformer.transformer import Block, Transformer
 
@@ -24,7 +24,7 @@ class Stepper:
     """Runs a transformer position by position, without gradients and dropout.
 
     Keys and values are held in the precision of the linear layers; the stream and the norms may be in a higher one.
-    In float32 on a processor, one item goes on faster if ``lay_out`` has turned the transformer's matrices.
+    On a processor, one item goes on faster if ``lay_out`` has turned the transformer's matrices.
 
     Args:
         transformer: Whose weights are used; they must stay where they are.
@@ -38,7 +38,7 @@ class Stepper:
         self._steps: list[tuple[Pattern, Callable[[Tensor, _Place], Tensor]]] = []
         for block, kept in zip(transformer.blocks, cache.layers, strict=True):
             assert isinstance(block, Block)
-            attention, self._weight = block.attention, block.mlp_in.weight
+            attention = block.attention
             layout = _Layout(attention.pattern, attention.block_length, attention.prime_length, positions)
             if attention.pattern == "cross":
                 layout = layout._replace(positions=kept.length)
@@ -49,9 +49,8 @@ class Stepper:
     def __call__(self, hidden: Tensor) -> Tensor:
         """Read the next position: ``(batch, width)`` to the same."""
         places = {pattern: layout.place(self.position) for pattern, layout in self._layouts.items()}
-        with one_row_routines(len(hidden), self._weight):
-            for pattern, step in self._steps:
-                hidden = step(hidden, places[pattern])
+        for pattern, step in self._steps:
+            hidden = step(hidden, places[pattern])
         self.position += 1
         return hidden
 
@@ -174,9 +173,9 @@ class _BlockStep:
             (norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in (block.attention_norm, block.mlp_norm)
         ]
         linears = (attention.project_in, attention.project_out, block.mlp_in, block.mlp_out)
-        self._linears = [few_rows_linear(linear, len(buffer)) for linear in linears]
+        self._linears = [few_rows_linear(linear.weight, linear.bias, len(buffer)) for linear in linears]
         self._zero = attention.project_out.bias  # what attention to nothing adds
-        self._heads, self._quick, self._buffer = attention.heads, block.quick, buffer
+        self._rows, self._heads, self._quick, self._buffer = len(buffer), attention.heads, block.quick, buffer
         self._dtype = block.mlp_in.weight.dtype
         # a processor's attention to a few keys is faster after they are turned into float32 than in half precision
         self._attention_dtype = torch.float32 if buffer.device.type == "cpu" else buffer.dtype
@@ -185,18 +184,18 @@ class _BlockStep:
         project_in, project_out, mlp_in, mlp_out = self._linears
         before_attention, before_mlp = self._norms
         slot, first, length = place
-        projected = project_in(F.layer_norm(hidden, *before_attention).to(self._dtype))
+        projected = project_in(torch.layer_norm(hidden, *before_attention).to(self._dtype))
         # queries, and unless this is cross attention, keys and values: (batch, 1 or 3, heads, head_dim)
-        qkv = projected.view(len(hidden), -1, self._heads, self._buffer.shape[-1])
+        qkv = projected.view(self._rows, -1, self._heads, self._buffer.shape[-1])
         if slot >= 0:
             self._buffer.select(3, slot).copy_(qkv[:, 1:])
         if length:
             keys, values = self._buffer.narrow(3, first, length).to(self._attention_dtype).unbind(1)
             queries = qkv[:, 0].unsqueeze(2).to(self._attention_dtype)
             attended = F.scaled_dot_product_attention(queries, keys, values).to(self._dtype)
-            hidden = hidden + project_out(attended.reshape(len(hidden), -1))
+            hidden = hidden + project_out(attended.reshape(self._rows, -1))
         else:
             hidden = hidden + self._zero
-        expanded = mlp_in(F.layer_norm(hidden, *before_mlp).to(self._dtype))
+        expanded = mlp_in(torch.layer_norm(hidden, *before_mlp).to(self._dtype))
         active = torch.sigmoid(1.702 * expanded).mul_(expanded) if self._quick else F.gelu(expanded)
         return hidden + mlp_out(active)
