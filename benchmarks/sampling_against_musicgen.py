@@ -10,8 +10,6 @@ python -m benchmarks.sampling_against_musicgen [--quick]
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.jukebox_against_hugging_face import best
 from sonido_bench.foundation.codec.language_model import PRESETS, LanguageModel, LanguageModelConfig
 from sonido_bench.foundation.codec.sampling import sample
 from sonido_bench.foundation.transformer.few_rows import lay_out
@@ -30,7 +29,6 @@ SIZES = {
     "codec-tiny": replace(PRESETS["tiny"], codebook_size=256, width=128, depth=4, heads=4),
     "MusicGen small": PRESETS["small"],
 }
-REPEATS = 5
 
 
 def main() -> None:
@@ -56,7 +54,7 @@ def compare(name: str, config: LanguageModelConfig, cases: list[tuple[int, int]]
     for batch, frames in cases:
         model = laid_out if batch == 1 else ours
         mine, other = best(
-            partial(our_codes, model, batch, frames, drawn), partial(their_codes, theirs, batch, frames, drawn)
+            [partial(our_codes, model, batch, frames, drawn), partial(their_codes, theirs, batch, frames, drawn)]
         )
         print(f"| {name} | {batch} | {frames} | {mine:.2f} | {other:.2f} | {other / mine:.1f} |", flush=True)
 
@@ -81,17 +79,6 @@ def their_codes(theirs: Any, batch: int, frames: int, sampling: SamplingConfig) 
         for book in range(max(0, step - frames + 1), min(books, step + 1)):
             tokens[:, book, step + 1] = drawn[:, book]
     return torch.stack([tokens[:, book, 1 + book : 1 + book + frames] for book in range(books)], dim=2)
-
-
-def best(*runs: Callable[[], Tensor]) -> list[float]:
-    """Return the least CPU seconds of each, run in turns."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPEATS):
-        for run, found in zip(runs, times, strict=True):
-            before = time.process_time()
-            run()
-            found.append(time.process_time() - before)
-    return [min(found) for found in times]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ the turned matrix, which is what an embedding bag computes, and PyTorch's (of FB
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +51,22 @@ def few_rows_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[
         rows: That the function will be given.
     """
     weight, bias = weight.detach(), None if bias is None else bias.detach()
-    one_turned, onednn = rows == 1 and weight.T.is_contiguous(), getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if not _on_processor(weight) or (weight.dtype == torch.float32 and weight.numel() < _SMALL):
-        return lambda given: F.linear(given, weight, bias)
-    if one_turned and "fbgemm" in torch.backends.quantized.supported_engines:
-        return _weighted_sum(weight.T, bias)
-    if weight.dtype == torch.float32 and onednn is not None and not one_turned:
-        return lambda given: onednn(given, weight, bias, "none", [], "")  # what torch.compile calls for a linear layer
-    return lambda given: F.linear(given, weight, bias)
+    small = weight.dtype == torch.float32 and weight.numel() < _SMALL
+    one_turned = rows == 1 and weight.T.is_contiguous()
+    onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # what torch.compile calls for a linear layer
+
+    def by_torch(given: Tensor) -> Tensor:
+        return F.linear(given, weight, bias)
+
+    def by_onednn(given: Tensor) -> Tensor:
+        product: Tensor = onednn(given, weight, bias, "none", [], "")
+        return product
+
+    if not _on_processor(weight) or small:
+        return by_torch
+    if one_turned:
+        return _weighted_sum(weight.T, bias) if "fbgemm" in torch.backends.quantized.supported_engines else by_torch
+    return by_onednn if weight.dtype == torch.float32 and onednn is not None else by_torch
 
 
 def _weighted_sum(rows: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
